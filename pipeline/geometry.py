@@ -1,0 +1,112 @@
+"""Coordinates, and the one place that knows what each library assumes about them.
+
+Convention, everywhere in realdrag: x to the right, y down, in pixels of the picture named; the centre of the
+top-left pixel is (0, 0), so a picture of width w covers −0.5 … w−0.5. Points are float64 `[n, 2]` as (x, y).
+A change of size by s is x' = (x + ½)·s − ½. Matrices are 3×3, act on column vectors (x, y, 1) and are named by
+where they lead: `to_crop` maps photo pixels to crop pixels. Boxes are (x0, y0, x1, y1), inclusive pixels.
+
+What the libraries assume:
+- OpenCV `warpAffine`, `remap`: this convention. `resize`: the half-pixel rule above.
+- torch `grid_sample(align_corners=False)`: −1 … 1 covers the edges, so x → (2x + 1)/w − 1.
+- Pillow transforms: pixel i spans i … i+1, so its coordinates are ours plus ½ (we do not use them).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    import torch
+
+Array = npt.NDArray[Any]
+Points = npt.NDArray[np.floating[Any]]
+Matrix = npt.NDArray[np.floating[Any]]
+
+# A reduction is averaged over this many samples a side at most: beyond it the source is first reduced by area.
+MAX_OVERSAMPLING = 8
+
+
+def transform(matrix: Matrix, points: Points) -> Points:
+    """`points` [n, 2] mapped by an affine `matrix` 3×3."""
+    points = np.asarray(points, np.float64)
+    return points @ matrix[:2, :2].T + matrix[:2, 2]
+
+
+def resize_matrix(source: int, target: int) -> Matrix:
+    """The map of a square picture's pixels when its side goes from `source` to `target`."""
+    s = target / source
+    return np.array([[s, 0, (s - 1) / 2], [0, s, (s - 1) / 2], [0, 0, 1]])
+
+
+def scale_of(matrix: Matrix) -> float:
+    """How many target pixels one source pixel is wide (square root of the area's growth)."""
+    return math.sqrt(abs(float(np.linalg.det(matrix[:2, :2]))))
+
+
+def quad_to_square(quad: Points, size: int) -> Matrix:
+    """The similarity that takes a square `quad` (top-left, bottom-left, bottom-right, top-right corners, [4, 2], in
+    photo pixels) to a picture of `size` px: its edges fall on −½ and size−½.
+    """
+    top_left, bottom_left, _, top_right = np.asarray(quad, np.float64)
+    to_photo = np.eye(3)
+    to_photo[:2, 0] = (top_right - top_left) / size
+    to_photo[:2, 1] = (bottom_left - top_left) / size
+    to_photo[:2, 2] = top_left + (to_photo[:2, 0] + to_photo[:2, 1]) / 2
+    matrix: Matrix = np.linalg.inv(to_photo)
+    return matrix
+
+
+def warp(picture: Array, matrix: Matrix, size: int) -> Array:
+    """`picture` [h, w(, c)] uint8 seen through `matrix` (its pixels → those of the result), as [size, size(, c)] uint8.
+
+    Correct for area when reducing: the result is sampled k times finer with cubic interpolation and averaged, k the
+    least integer not under the reduction. What lies outside the picture is its mirror image.
+    """
+    reduction = 1 / scale_of(matrix)
+    if reduction > MAX_OVERSAMPLING:
+        shrunk_w = max(1, round(picture.shape[1] / reduction * MAX_OVERSAMPLING))
+        shrunk_h = max(1, round(picture.shape[0] / reduction * MAX_OVERSAMPLING))
+        sx, sy = shrunk_w / picture.shape[1], shrunk_h / picture.shape[0]
+        picture = cv2.resize(picture, (shrunk_w, shrunk_h), interpolation=cv2.INTER_AREA)
+        back = np.array([[1 / sx, 0, (1 / sx - 1) / 2], [0, 1 / sy, (1 / sy - 1) / 2], [0, 0, 1]])
+        matrix = matrix @ back
+        reduction = 1 / scale_of(matrix)
+    k = max(1, math.ceil(reduction - 1e-6))
+    fine = resize_matrix(size, size * k) @ matrix
+    flags = cv2.INTER_CUBIC
+    out = cv2.warpAffine(picture, fine[:2], (size * k, size * k), flags=flags, borderMode=cv2.BORDER_REFLECT)
+    if k > 1:
+        out = cv2.resize(out, (size, size), interpolation=cv2.INTER_AREA)
+    return np.asarray(out)
+
+
+def resize(picture: Array, size: int) -> Array:
+    """A square `picture` [s, s(, c)] at [size, size(, c)]: by area when reducing, cubic when enlarging. Keeps dtype."""
+    if picture.shape[0] == size:
+        return picture
+    way = cv2.INTER_AREA if picture.shape[0] > size else cv2.INTER_CUBIC
+    return np.asarray(cv2.resize(picture, (size, size), interpolation=way))
+
+
+def sample(picture: Array, points_x: Array, points_y: Array) -> Array:
+    """`picture` [h, w(, c)] float32 at points (each [..]), cubic, edges replicated; the shape of the points (+ c)."""
+    x, y = np.asarray(points_x, np.float32), np.asarray(points_y, np.float32)
+    return np.asarray(cv2.remap(picture, x, y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE))
+
+
+def sample_features(features: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
+    """Bilinear samples [n, c] of a feature map [1, c, h, w] at `points` [n, 2] (its pixels); edges replicated.
+
+    The published code pads with zeros, which biases points near the border (DragGAN's `grid_sample` default).
+    """
+    import torch.nn.functional as F
+
+    h, w = features.shape[2:]
+    grid = (2 * points + 1) / points.new_tensor([w, h]) - 1
+    grid = grid.to(features.dtype)[None, None]
+    return F.grid_sample(features, grid, align_corners=False, padding_mode="border")[0, :, 0].t()

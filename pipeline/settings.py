@@ -1,0 +1,61 @@
+"""The settings of each stage: one frozen dataclass a stage, one field a setting, the defaults those of `balanced`.
+
+The fields are the one list of settings: preset and config files, flags, cache keys and checks derive from them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class AlignSettings:
+    """Finding and cropping the face."""
+
+    detector: Literal["auto", "fan", "cascade"] = "auto"
+
+
+@dataclass(frozen=True)
+class InversionSettings:
+    """From crop to latent: W, then W+, then optionally the generator itself around the pivot (PTI)."""
+
+    space: Literal["w", "w+"] = "w+"
+    perceptual: Literal["auto", "vgg", "alex", "squeeze", "multiscale"] = "auto"
+    steps_w: int = 40
+    steps_w_plus: int = 150
+    lr: float = 0.03
+    pixel_weight: float = 1.0
+    prior_weight: float = 0.002
+    tune: Literal["none", "full"] = "full"
+    tune_steps: int = 80
+    tune_lr: float = 0.001
+
+
+@dataclass(frozen=True)
+class DragSettings:
+    """The DragGAN loop."""
+
+    block: str = "auto"
+    lr: float = 0.004
+    max_steps: int = 150
+    mask_weight: float = 2.0
+    keep_weight: float = 1.0
+    rows: int = 6
+
+
+@dataclass(frozen=True)
+class CompositeSettings:
+    """Back into the photo."""
+
+    feather: float = 0.06
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All four tables."""
+
+    align: AlignSettings = field(default_factory=AlignSettings)
+    inversion: InversionSettings = field(default_factory=InversionSettings)
+    drag: DragSettings = field(default_factory=DragSettings)
+    composite: CompositeSettings = field(default_factory=CompositeSettings)
