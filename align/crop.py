@@ -1,0 +1,103 @@
+"""From a photo to the aligned crop of one face."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+from realdrag import geometry
+from realdrag.align.detectors import Box, Detector, Face
+from realdrag.align.quad import quad_from_box, quad_from_landmarks, square
+from realdrag.errors import InputError, NoFaceError
+from realdrag.geometry import Points
+from realdrag.values import Alignment
+
+# FFHQ's own resolution: no generator was trained on more, and the photo's detail comes back in the composite.
+MAX_CROP = 1024
+# A side of a face box in photo pixels below which there is nothing to edit.
+MIN_BOX = 8
+ELSE_HINT = "give a face box with --box X0,Y0,X1,Y1, or take the whole picture with --whole"
+
+
+def align(
+    rgb: npt.NDArray[np.uint8],
+    detector: Detector | None,
+    *,
+    model_resolution: int,
+    face: int | None = None,
+    box: Box | None = None,
+    whole: bool = False,
+) -> Alignment:
+    """The aligned crop of one face of `rgb` [h, w, 3] uint8 sRGB, and where it lies.
+
+    The face is the detector's largest, or its number `face` (counted from 1, the largest first), or lies in `box`
+    (x0, y0, x1, y1; inclusive photo pixels); with `whole` it is the largest centred square, face or not. At most
+    one of the three is given; `detector` may be None with one of the last two.
+    The crop has the quad's own size up to 1024 px, and never less than `model_resolution`.
+    """
+    if (face is not None) + (box is not None) + whole > 1:
+        raise InputError("face, box and whole exclude each other", "give only one of --face, --box and --whole")
+    if whole:
+        return _cropped(rgb, whole_quad(rgb), None, "whole", model_resolution)
+    if box is not None:
+        check_box(box, rgb)
+        return _cropped(rgb, quad_from_box(box), Face(box), "box", model_resolution)
+    if detector is None:
+        raise InputError("no face detector was given", ELSE_HINT)
+    found = find_face(rgb, detector, face)
+    quad = quad_from_box(found.box) if found.landmarks is None else quad_from_landmarks(found.landmarks)
+    return _cropped(rgb, quad, found, detector.name, model_resolution)
+
+
+def find_face(rgb: npt.NDArray[np.uint8], detector: Detector, face: int | None) -> Face:
+    """Face number `face` of the photo (from 1, the largest first), or the largest."""
+    faces = sorted(detector.detect(rgb), key=lambda found: found.area, reverse=True)
+    if not faces:
+        raise NoFaceError(f"no face was found (detector: {detector.name})", ELSE_HINT)
+    number = 1 if face is None else face
+    if not 1 <= number <= len(faces):
+        counted = "1 face was" if len(faces) == 1 else f"{len(faces)} faces were"
+        raise InputError(
+            f"there is no face {number}: {counted} found (detector: {detector.name})",
+            f"faces are numbered from 1, the largest first: give --face 1 … {len(faces)}",
+        )
+    return faces[number - 1]
+
+
+def check_box(box: Box, rgb: npt.NDArray[np.uint8]) -> None:
+    """InputError unless `box` is at least `MIN_BOX` pixels wide and high and has a pixel in common with the photo."""
+    height, width = rgb.shape[:2]
+    x0, y0, x1, y1 = box
+    text = ",".join(f"{value:g}" for value in box)
+    if not (all(map(math.isfinite, box)) and x1 > x0 and y1 > y0):
+        raise InputError(f"the box {text} is empty", "give left, top, right and bottom in photo pixels")
+    if min(x1 - x0, y1 - y0) + 1 < MIN_BOX:
+        raise InputError(f"the box {text} is too small", f"a face box is at least {MIN_BOX} pixels wide and high")
+    if x1 < 0 or y1 < 0 or x0 > width - 1 or y0 > height - 1:
+        raise InputError(f"the box {text} lies outside the photo", f"the photo has {width} × {height} pixels")
+
+
+def whole_quad(rgb: npt.NDArray[np.uint8]) -> Points:
+    """The quad of the largest centred square of the photo."""
+    height, width = rgb.shape[:2]
+    return square(np.array([(width - 1) / 2, (height - 1) / 2]), np.array([min(width, height) / 2, 0.0]))
+
+
+def _cropped(
+    rgb: npt.NDArray[np.uint8], quad: Points, face: Face | None, detector: str, model_resolution: int
+) -> Alignment:
+    """The `Alignment` for a quad [4, 2]."""
+    side = float(np.linalg.norm(quad[3] - quad[0]))
+    # 1e-6: a side of 512 that the arithmetic made 512.0000001 is 512
+    size = max(model_resolution, min(math.ceil(side - 1e-6), MAX_CROP))
+    to_crop = geometry.quad_to_square(quad, size)
+    return Alignment(
+        to_crop=to_crop,
+        crop=geometry.warp(rgb, to_crop, size),
+        landmarks=None if face is None else face.landmarks,
+        box=None if face is None else face.box,
+        detector=detector,
+        confidence=None if face is None else face.confidence,
+    )
