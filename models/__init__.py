@@ -1,0 +1,1 @@
+"""Embedded weights, safetensors, with a card each (`*.md`)."""
