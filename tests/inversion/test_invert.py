@@ -1,0 +1,312 @@
+"""What comes out of an inversion: nearer to the crop, showable again to the byte, and resumable to the byte."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from realdrag.devices import threads
+from realdrag.inversion import Lpips, Multiscale, invert
+from realdrag.inversion.invert import measure, starting_point
+from realdrag.inversion.optimise import Phases
+from realdrag.progress import Silent
+from realdrag.settings import InversionSettings
+from realdrag.stylegan import Encoder, Generator, to_picture, to_tensor, with_delta
+from realdrag.values import Latent
+
+QUICK = InversionSettings(steps_w=12, steps_w_plus=16, tune_steps=10, tune="none", lr=0.05)
+PHASES = ("w", "w+", "tune")
+
+
+class Interrupter(Silent):
+    """Ctrl-C at step `at` of the stretch `phase`; keeps what was reported."""
+
+    def __init__(self, phase: str = "", at: int = 0) -> None:
+        self.phase, self.at, self.now = phase, at, ""
+        self.seen: list[tuple[str, int]] = []
+
+    def begin(self, name: str, total: int) -> None:
+        self.now = name
+
+    def step(self, done: int, note: str = "") -> None:
+        self.seen.append((self.now, done))
+        if (self.now, done) == (self.phase, self.at):
+            raise KeyboardInterrupt
+
+
+class Memory:
+    """A checkpoint as a file keeps it: contiguous copies."""
+
+    def __init__(self) -> None:
+        self.tensors: dict[str, torch.Tensor] | None = None
+        self.saves = 0
+
+    def load(self) -> dict[str, torch.Tensor] | None:
+        return None if self.tensors is None else {k: v.clone() for k, v in self.tensors.items()}
+
+    def save(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        self.tensors = {k: v.detach().contiguous().clone() for k, v in tensors.items()}
+        self.saves += 1
+
+
+def run(crop: np.ndarray, generator: Generator, settings: InversionSettings = QUICK, **more: object) -> Latent:
+    arguments = {"model_sha256": "0" * 64, "progress": Silent()} | more
+    return invert(crop, generator, None, Multiscale(), settings, **arguments)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def whole(generator: Generator, crop: np.ndarray) -> Latent:
+    """All three phases without a break."""
+    with threads(1):
+        return run(crop, generator, replace(QUICK, tune="full"))
+
+
+def error(a: np.ndarray, b: np.ndarray) -> float:
+    return float(np.abs(a.astype(float) - b).mean())
+
+
+def mean_picture(generator: Generator) -> np.ndarray:
+    return to_picture(generator.synthesize(generator.mapping.w_avg.expand(1, 8, -1)))
+
+
+def assert_same(a: Latent, b: Latent) -> None:
+    assert a.w_plus.tobytes() == b.w_plus.tobytes()
+    assert a.picture.tobytes() == b.picture.tobytes()
+    assert a.metrics == b.metrics
+    assert (a.delta is None) == (b.delta is None)
+    for name in a.delta or {}:
+        assert b.delta is not None
+        assert a.delta is not None
+        assert a.delta[name].tobytes() == b.delta[name].tobytes(), name
+
+
+def test_a_picture_of_the_generator_is_found_again(generator: Generator, crop: np.ndarray) -> None:
+    latent = run(crop, generator, replace(QUICK, steps_w=30, steps_w_plus=40))
+    assert latent.w_plus.shape == (8, 64)
+    assert latent.w_plus.dtype == np.float32
+    assert latent.delta is None
+    assert (latent.loss, latent.model_sha256) == ("multiscale", "0" * 64)
+    assert error(latent.picture, crop) < 0.4 * error(mean_picture(generator), crop)
+    assert latent.metrics == measure(latent.picture, crop, Multiscale())
+
+
+def test_each_phase_brings_it_nearer(generator: Generator, crop: np.ndarray) -> None:
+    other = np.ascontiguousarray(crop[:, ::-1])  # not a picture the generator makes
+    steps = {"steps_w": 20, "steps_w_plus": 25, "tune_steps": 15}
+    found = [
+        run(other, generator, replace(QUICK, **steps, space=space, tune=tune))
+        for space, tune in (("w", "none"), ("w+", "none"), ("w+", "full"))
+    ]
+    errors = [error(latent.picture, other) for latent in found]
+    assert error(mean_picture(generator), other) > errors[0] > errors[1] > errors[2]
+    assert found[0].w_plus.tobytes() == np.tile(found[0].w_plus[:1], (8, 1)).tobytes()  # w: one row, eight times
+    assert np.ptp(found[1].w_plus, axis=0).max() > 0.01
+
+
+def test_a_large_crop_is_reduced_to_the_generator_s_size(generator: Generator, crop: np.ndarray) -> None:
+    large = crop.repeat(4, 0).repeat(4, 1)
+    assert_same(run(large, generator), run(crop, generator))
+
+
+def test_the_picture_shown_is_the_picture_optimised(generator: Generator, crop: np.ndarray) -> None:
+    """The published projectors optimise noise maps and show others."""
+    seen: list[torch.Tensor] = []
+
+    class Spy(Multiscale):
+        def to(self, target: torch.Tensor):  # type: ignore[no-untyped-def]
+            inner = super().to(target)
+            return lambda picture: (seen.append(picture.detach()), inner(picture))[1]
+
+    latent = invert(crop, generator, None, Spy(), QUICK, model_sha256="", progress=Silent())
+    shown, optimised = latent.picture.astype(int), to_picture(seen[-1]).astype(int)
+    assert np.abs(shown - optimised).max() <= 2  # one step on, at the last and lowest rate
+    assert len(seen) == QUICK.steps_w + QUICK.steps_w_plus
+    again = to_picture(generator.synthesize(torch.from_numpy(latent.w_plus)[None]))
+    assert again.tobytes() == latent.picture.tobytes()
+
+
+def test_a_tuned_generator_shows_the_same_bytes_when_loaded(generator: Generator, whole: Latent) -> None:
+    latent = whole
+    assert latent.delta
+    assert {value.dtype for value in latent.delta.values()} == {np.dtype(np.float16)}
+    assert all(name.startswith("synthesis.") for name in latent.delta)
+    assert not any("torgb" in name for name in latent.delta)
+    tuned = with_delta(generator, latent.delta)
+    shown = to_picture(tuned.synthesize(torch.from_numpy(latent.w_plus)[None]))
+    assert shown.tobytes() == latent.picture.tobytes()
+
+
+def test_the_generator_is_left_as_it_was(generator: Generator, crop: np.ndarray) -> None:
+    before = copy.deepcopy(generator.state_dict())
+    run(crop, generator, replace(QUICK, tune="full"))
+    for name, value in generator.state_dict().items():
+        assert torch.equal(value, before[name]), name
+    assert not any(p.requires_grad or p.grad is not None for p in generator.parameters())
+
+
+def test_an_inversion_is_the_same_each_time(generator: Generator, crop: np.ndarray, whole: Latent) -> None:
+    torch.manual_seed(2)
+    assert_same(run(crop, generator, replace(QUICK, tune="full")), whole)
+
+
+@pytest.mark.parametrize("at", [1, 7, "last"])
+@pytest.mark.parametrize("phase", PHASES)
+def test_interrupted_work_goes_on_to_the_same_bytes(
+    generator: Generator, crop: np.ndarray, whole: Latent, phase: str, at: int | str
+) -> None:
+    settings = replace(QUICK, tune="full")
+    total = {"w": settings.steps_w, "w+": settings.steps_w_plus, "tune": settings.tune_steps}[phase]
+    step = total if at == "last" else int(at)
+    memory = Memory()
+    with pytest.raises(KeyboardInterrupt):
+        run(crop, generator, settings, checkpoint=memory, progress=Interrupter(phase, step))
+    assert memory.saves == 1
+    resumed = Interrupter()
+    latent = run(crop, generator, settings, checkpoint=memory, progress=resumed)
+    assert_same(latent, whole)
+    # Nothing was computed twice.
+    done = [s for s in resumed.seen if s[0] in PHASES]
+    later = PHASES[PHASES.index(phase) + 1 :]
+    assert done[0] == ((phase, step + 1) if step < total else (later[0], 1)) if done else phase == "tune"
+
+
+def test_work_that_is_interrupted_again_and_again(generator: Generator, crop: np.ndarray, whole: Latent) -> None:
+    settings = replace(QUICK, tune="full")
+    memory = Memory()
+    for phase, at in (("w", 3), ("w", 8), ("w+", 2), ("w+", 9), ("tune", 4), ("tune", 5)):
+        with pytest.raises(KeyboardInterrupt):
+            run(crop, generator, settings, checkpoint=memory, progress=Interrupter(phase, at))
+    assert_same(run(crop, generator, settings, checkpoint=memory), whole)
+
+
+def test_ctrl_c_may_come_at_any_moment(
+    generator: Generator, crop: np.ndarray, whole: Latent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python raises it between any two instructions: here just after Adam has moved, before it is counted."""
+    settings = replace(QUICK, tune="full")
+    memory, steps, adam = Memory(), 0, torch.optim.Adam.step
+
+    def step(self: torch.optim.Adam, *arguments: object) -> None:
+        nonlocal steps
+        adam(self, *arguments)  # type: ignore[arg-type]
+        steps += 1
+        if steps == 6:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(torch.optim.Adam, "step", step)
+    with pytest.raises(KeyboardInterrupt):
+        run(crop, generator, settings, checkpoint=memory)
+    monkeypatch.undo()
+    assert_same(run(crop, generator, settings, checkpoint=memory), whole)
+
+
+def test_long_work_is_saved_on_the_way(generator: Generator, crop: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A power cut leaves what was saved last; going on from there gives the same bytes."""
+
+    class PowerCutError(Exception):
+        pass
+
+    class Failing(Silent):
+        steps = 0
+
+        def step(self, done: int, note: str = "") -> None:
+            self.steps += 1
+            if self.steps == 21:
+                raise PowerCutError
+
+    failing = Failing()
+    monkeypatch.setattr("realdrag.inversion.optimise.time.monotonic", lambda: float(failing.steps))  # a second a step
+    memory = Memory()
+    with pytest.raises(PowerCutError):
+        run(crop, generator, checkpoint=memory, progress=failing)
+    assert memory.saves == 3  # more than 5 seconds apart
+    resumed = Interrupter()
+    latent = run(crop, generator, checkpoint=memory, progress=resumed)
+    assert resumed.seen[0] == ("w+", 18 - QUICK.steps_w + 1)
+    assert_same(latent, run(crop, generator))
+
+
+def test_no_steps_at_all_is_the_starting_point(generator: Generator, crop: np.ndarray) -> None:
+    latent = run(crop, generator, replace(QUICK, steps_w=0, steps_w_plus=0))
+    assert latent.picture.tobytes() == mean_picture(generator).tobytes()
+
+
+def test_the_encoder_says_where_to_start(generator: Generator, crop: np.ndarray) -> None:
+    torch.manual_seed(0)
+    encoder = Encoder(resolution=32, num_ws=8, w_dim=64, channel_base=256, channel_max=16).requires_grad_(False)
+    target = to_tensor(crop)
+    guess = encoder(target, generator.mapping.w_avg)
+    torch.testing.assert_close(starting_point(generator, encoder, target, "w+"), guess)
+    one = starting_point(generator, encoder, target, "w")
+    assert one.shape == (1, 8, 64)
+    torch.testing.assert_close(one, guess.mean(1, keepdim=True).expand(1, 8, 64))
+    mean = starting_point(generator, None, target, "w+")
+    assert torch.equal(mean, generator.mapping.w_avg.expand(1, 8, 64))
+    assert mean.data_ptr() != generator.mapping.w_avg.data_ptr()
+
+
+def test_the_rate_falls_to_nothing_over_the_last_quarter(monkeypatch: pytest.MonkeyPatch) -> None:
+    rates: list[float] = []
+    adam = torch.optim.Adam.step
+
+    def step(self: torch.optim.Adam) -> None:
+        rates.append(self.param_groups[0]["lr"])
+        adam(self)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", step)
+    x = torch.ones(3, requires_grad=True)
+    Phases(None, Silent()).run("x", {"x": x}, lambda: x.square().sum(), lr=0.1, steps=8)
+    assert rates == pytest.approx([0.1] * 7 + [0.05])
+    assert float(x.detach().max()) < 1
+    assert x.grad is None
+
+
+def test_metrics_are_those_of_the_pictures() -> None:
+    rng = np.random.default_rng(0)
+    a = rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    same = measure(a, a, Multiscale())
+    assert same["lpips"] is None
+    assert same["ssim"] == 1
+    assert same["psnr"] is not None
+    assert same["psnr"] > 80
+    b = np.where(a > 127, a - 10, a + 10).astype(np.uint8)
+    assert measure(b, a, Multiscale())["psnr"] == pytest.approx(10 * np.log10(255**2 / 100), abs=0.01)
+
+
+def test_lpips_is_reported_when_it_is_there(package: torch.nn.Module, crop: np.ndarray) -> None:
+    other = np.ascontiguousarray(crop[::-1])
+    reported = measure(other, crop, Lpips(package, "squeeze"))["lpips"]
+    enlarged = [torch.nn.functional.interpolate(to_tensor(p), (256, 256), mode="bilinear") for p in (other, crop)]
+    with torch.no_grad():
+        assert reported == pytest.approx(package(*enlarged).item(), abs=1e-4)
+
+
+SHARED = Path(os.environ.get("REALDRAG_SHARED", Path(__file__).parents[3] / "shared"))
+WEIGHTS = SHARED / "weights" / "lpips-squeeze.safetensors"
+
+
+@pytest.mark.skipif(not WEIGHTS.is_file(), reason="the backbone's weights are not here")
+def test_true_lpips_improves(package: torch.nn.Module, generator: Generator, crop: np.ndarray) -> None:
+    """With the published weights: what is optimised, and what is reported, goes down."""
+    from safetensors.torch import load_file
+
+    tensors = load_file(WEIGHTS)
+    module = copy.deepcopy(package)
+    wanted = {key: f"features.{key.partition('.')[2]}" for key in module.net.state_dict()}
+    module.net.load_state_dict({key: tensors[name] for key, name in wanted.items()})
+    for k, head in enumerate(module.lins):
+        torch.testing.assert_close(head.model[-1].weight.data.flatten(), tensors[f"lin{k}"])
+    perceptual = Lpips(module, "squeeze")
+    settings = replace(QUICK, steps_w=12, steps_w_plus=12, pixel_weight=0.0)
+    latent = invert(crop, generator, None, perceptual, settings, model_sha256="", progress=Silent())
+    before = perceptual.measure(to_tensor(mean_picture(generator)), to_tensor(crop))
+    assert latent.loss == "lpips-squeeze"
+    assert latent.metrics["lpips"] is not None
+    assert latent.metrics["lpips"] < 0.7 * before
