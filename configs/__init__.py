@@ -1,0 +1,1 @@
+"""Presets: one TOML a preset, with the tables `[align] [inversion] [drag] [composite]`."""

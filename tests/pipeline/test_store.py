@@ -1,0 +1,438 @@
+"""A latent is made once, found again, and never half there."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from realdrag import store
+from realdrag.errors import WorkError
+from realdrag.progress import Silent
+from realdrag.settings import InversionSettings
+from realdrag.store import Store, latent_key
+from realdrag.values import Latent
+
+KEY = "k" * 64
+
+
+class Told(Silent):
+    """Keeps what was said."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, message: str) -> None:
+        self.lines.append(message)
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "home"
+    monkeypatch.setenv("REALDRAG_HOME", str(folder))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    return folder
+
+
+def latent(seed: int = 0) -> Latent:
+    """With what tuning brings: strided arrays and a scalar."""
+    rng = np.random.default_rng(seed)
+    return Latent(
+        w_plus=rng.normal(size=(10, 32)).astype(np.float32),
+        delta={
+            "b4.conv1.weight": rng.normal(size=(4, 6)).astype(np.float16).T,
+            "b4.conv1.noise_strength": np.asarray(0.5, np.float16),
+        },
+        picture=rng.integers(0, 256, (8, 8, 3), np.uint8)[:, ::-1],
+        model_sha256="abc",
+        loss="lpips-vgg",
+        metrics={"lpips": None, "psnr": 20.1, "ssim": 0.75},
+    )
+
+
+def assert_same(a: Latent | None, b: Latent) -> None:
+    assert a is not None
+    for name in ("w_plus", "picture"):
+        x, y = getattr(a, name), getattr(b, name)
+        assert x.dtype == y.dtype
+        np.testing.assert_array_equal(x, y)
+    assert (a.delta is None) == (b.delta is None)
+    for name, value in (b.delta or {}).items():
+        assert a.delta is not None
+        assert a.delta[name].shape == value.shape
+        assert a.delta[name].dtype == np.float16
+        np.testing.assert_array_equal(a.delta[name], value)
+    assert (a.model_sha256, a.loss, a.metrics) == (b.model_sha256, b.loss, b.metrics)
+
+
+def run(code: str, home: Path) -> subprocess.Popen[str]:
+    """A Python of its own, on the same home."""
+    setup = """
+        import sys, time
+        import numpy as np
+        from realdrag import store
+        from realdrag.store import Store
+        from realdrag.values import Latent
+        KEY = "k" * 64
+        latent = Latent(np.full((2, 4), 7, np.float32), None, np.zeros((4, 4, 3), np.uint8), "m", "l", {})
+        """
+    return subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(setup) + textwrap.dedent(code)],
+        env={**os.environ, "REALDRAG_HOME": str(home)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_what_is_put_is_found_exactly() -> None:
+    here = Store()
+    assert here.get(KEY) is None
+    here.put(KEY, latent(), {"photo": "ich.jpg"})
+    assert_same(Store().get(KEY), latent())
+    without = dataclasses.replace(latent(1), delta=None)
+    here.put(KEY, without, {})  # replaces
+    assert_same(here.get(KEY), without)
+
+
+def test_header_says_what_it_is() -> None:
+    from safetensors import safe_open
+
+    here = Store()
+    here.put(KEY, latent(), {"photo": "ich.jpg"})
+    with safe_open(here.path(KEY), "np") as file:
+        header = file.metadata()
+    assert json.loads(header["about"]) == {"photo": "ich.jpg"}
+    assert header["created"].startswith("20")
+    assert header["key"] == KEY
+
+
+def test_a_hit_needs_no_torch(home: Path) -> None:
+    Store().put(KEY, latent(), {})
+    child = run("print(Store().get(KEY) is not None, 'torch' in sys.modules)", home)
+    out, err = child.communicate()
+    assert out.split() == ["True", "False"], err
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes are POSIX's")
+def test_faces_are_private_unless_the_users_folder_is_shared(home: Path, tmp_path: Path) -> None:
+    here = Store()
+    here.put(KEY, latent(), {})
+    assert home.stat().st_mode & 0o777 == 0o700
+    assert here.path(KEY).stat().st_mode & 0o077 == 0
+
+    own = tmp_path / "own"
+    own.mkdir()
+    own.chmod(0o755)
+    there = Store(own)
+    there.put(KEY, latent(), {})
+    assert own.stat().st_mode & 0o777 == 0o755
+    assert there.path(KEY).parent.stat().st_mode & 0o777 == 0o700
+
+    team = tmp_path / "team"
+    team.mkdir()
+    team.chmod(0o770)
+    shared = Store(team)
+    shared.put(KEY, latent(), {})
+    assert shared.path(KEY).parent.stat().st_mode & 0o777 == 0o770
+    assert shared.path(KEY).stat().st_mode & 0o040
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-7])
+
+
+def flip_last(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+
+
+def change_loss(path: Path) -> None:
+    path.write_bytes(path.read_bytes().replace(b"lpips-vgg", b"lpips-vgh"))
+
+
+def break_header(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[9:20] = b"\0" * 11
+    path.write_bytes(data)
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def take_anothers(path: Path) -> None:
+    here = Store()
+    here.put("other", latent(), {})
+    here.path("other").replace(path)
+
+
+@pytest.mark.parametrize("harm", [truncate, flip_last, change_loss, break_header, empty, take_anothers])
+def test_damage_is_set_aside_and_said(harm: Callable[[Path], None]) -> None:
+    told = Told()
+    here = Store(progress=told)
+    for n in (1, 2):
+        here.put(KEY, latent(), {})
+        harm(here.path(KEY))
+        harmed = here.path(KEY).read_bytes()
+        assert here.get(KEY) is None
+        aside = here.path(KEY).with_name(f"{KEY}.damaged-{n}")
+        assert aside.read_bytes() == harmed
+        assert not here.path(KEY).exists()
+        assert len(told.lines) == n
+        assert str(aside) in told.lines[-1]
+    here.put(KEY, latent(), {})
+    assert_same(here.get(KEY), latent())
+
+
+def test_no_flipped_byte_goes_unnoticed() -> None:
+    here = Store()
+    small = Latent(np.ones((1, 2), np.float32), None, np.ones((2, 2, 3), np.uint8), "m", "l", {"psnr": 1.0})
+    here.put(KEY, small, {})
+    whole = here.path(KEY).read_bytes()
+    for at in range(len(whole)):
+        here.path(KEY).write_bytes(whole[:at] + bytes([whole[at] ^ 4]) + whole[at + 1 :])
+        assert here.get(KEY) is None, at
+
+
+def key(**changes: object) -> str:
+    crop = np.arange(4 * 4 * 3, dtype=np.uint8).reshape(4, 4, 3)
+    given = {
+        "crop": crop,
+        "model_sha256": "m",
+        "settings": InversionSettings(),
+        "extra": {"a": "1", "b": "2"},
+    }
+    return latent_key(**{**given, **changes})  # type: ignore[arg-type]
+
+
+def other_value(value: object) -> object:
+    if isinstance(value, str):
+        return value + "x"
+    assert isinstance(value, int | float)
+    return value + 1
+
+
+@pytest.mark.parametrize("field", dataclasses.fields(InversionSettings), ids=lambda field: field.name)
+def test_key_depends_on_each_setting(field: dataclasses.Field[object]) -> None:
+    changed = {field.name: other_value(getattr(InversionSettings(), field.name))}
+    assert key(settings=dataclasses.replace(InversionSettings(), **changed)) != key()
+
+
+def test_key_depends_on_crop_model_and_what_ran(monkeypatch: pytest.MonkeyPatch) -> None:
+    crop = np.arange(4 * 4 * 3, dtype=np.uint8).reshape(4, 4, 3)
+    pixel = crop.copy()
+    pixel[2, 3, 1] += 1
+    monkeypatch.setattr(store, "FORMAT", store.FORMAT + 1)
+    newer = key()
+    monkeypatch.undo()
+    keys = [
+        key(),
+        key(crop=pixel),
+        key(crop=crop.reshape(2, 8, 3)),
+        key(model_sha256="n"),
+        key(extra={"a": "1", "b": "3"}),
+        key(extra={"a": "1"}),
+        newer,
+    ]
+    assert len(set(keys)) == len(keys)
+
+
+def test_key_ignores_what_does_not_matter() -> None:
+    crop = np.arange(4 * 4 * 3, dtype=np.uint8).reshape(4, 4, 3)
+    assert key(extra={"b": "2", "a": "1"}) == key()
+    assert key(crop=np.asfortranarray(crop)) == key()
+    one = dataclasses.replace(InversionSettings(), lr=1.0)
+    assert key(settings=dataclasses.replace(one, lr=1)) == key(settings=one)
+
+
+WORK_ONCE = """
+    {before}
+    here = Store()
+    with here.lock(KEY):
+        if here.get(KEY) is None:
+            time.sleep(0.3)
+            here.put(KEY, latent, {{}})
+            print("worked")
+    """
+NO_FLOCK = """
+    import errno, filelock
+    def refuse(self, *args, **kwargs):
+        raise OSError(errno.ENOLCK, "no locks available")
+    filelock.FileLock.acquire = refuse
+    """
+
+
+@pytest.mark.parametrize("before", ["", NO_FLOCK], ids=["flock", "lease"])
+def test_two_processes_do_the_work_once(home: Path, before: str) -> None:
+    code = textwrap.dedent(WORK_ONCE).format(before=textwrap.dedent(before))
+    children = [run(code, home) for _ in range(2)]
+    outs = [child.communicate(timeout=15) for child in children]
+    assert [child.returncode for child in children] == [0, 0], outs
+    assert sum("worked" in out for out, _ in outs) == 1, outs
+    assert not list(home.glob("latents/*.lease"))
+
+
+def refuse_locks(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    import filelock
+
+    def refuse(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", refuse)
+
+
+@pytest.mark.parametrize("error", [NotImplementedError(), OSError(errno.ENOSYS, "none")])
+def test_without_locks_a_lease_is_held(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    refuse_locks(monkeypatch, error)
+    here = Store()
+    lease = here.path(KEY).with_name(f"{KEY}.lease")
+    with here.lock(KEY):
+        assert lease.exists()
+    assert not lease.exists()
+
+
+def test_a_dead_holders_lease_expires_and_a_live_ones_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    refuse_locks(monkeypatch, OSError(errno.ENOLCK, "none"))
+    monkeypatch.setattr(store, "LEASE_S", 0.4)
+    told = Told()
+    here = Store(progress=told)
+    order: list[str] = []
+
+    def second() -> None:
+        with here.lock(KEY):
+            order.append("second")
+
+    with here.lock(KEY):
+        waiter = threading.Thread(target=second)
+        waiter.start()
+        time.sleep(1.0)  # well beyond the lease: refreshed all the time
+        order.append("first")
+    waiter.join(5)
+    assert order == ["first", "second"]
+    assert told.lines == ["another process is at work on this photo: waiting for it"]
+
+    lease = here.path(KEY).with_name(f"{KEY}.lease")
+    lease.write_text("a process that was killed")
+    start = time.monotonic()
+    with here.lock(KEY):
+        assert 0.4 <= time.monotonic() - start < 3
+        assert lease.exists()
+    assert not lease.exists()
+
+
+def test_a_lock_that_fails_otherwise_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    refuse_locks(monkeypatch, PermissionError(errno.EACCES, "Permission denied"))
+    with pytest.raises(WorkError, match="REALDRAG_HOME"), Store().lock(KEY):
+        pass
+
+
+def test_a_waiting_process_is_told_about(home: Path) -> None:
+    told = Told()
+    child = run("with Store().lock(KEY): print('in', flush=True); time.sleep(0.5)", home)
+    assert child.stdout is not None
+    child.stdout.readline()
+    with Store(progress=told).lock(KEY):
+        assert len(told.lines) == 1
+    child.communicate()
+
+
+def test_a_lock_ends_with_its_process(home: Path) -> None:
+    child = run("with Store().lock(KEY): print('in', flush=True); time.sleep(60)", home)
+    assert child.stdout is not None
+    child.stdout.readline()
+    child.kill()
+    child.communicate()
+    with Store().lock(KEY):
+        pass
+
+
+@pytest.mark.skipif(os.name != "posix", reason="SIGKILL")
+@pytest.mark.parametrize("moment", ["fsync", "replace"])
+def test_a_kill_while_writing_leaves_the_old_entry(home: Path, moment: str) -> None:
+    Store().put(KEY, latent(), {})
+    die = "import os, pathlib, signal\ndef die(*a): os.kill(os.getpid(), signal.SIGKILL)\n"
+    where = {"fsync": "os.fsync = die", "replace": "pathlib.Path.replace = die"}[moment]
+    child = run(f"{die}{where}\nStore().put(KEY, latent, {{}})", home)
+    child.communicate()
+    assert child.returncode == -signal.SIGKILL
+    here = Store()
+    assert_same(here.get(KEY), latent())
+
+    (left,) = here.path(KEY).parent.glob(".*.tmp")
+    os.utime(left, (0, 0))  # swept once it is old
+    here.put(KEY, latent(1), {})
+    assert_same(here.get(KEY), latent(1))
+    assert not left.exists()
+
+
+def test_no_space_is_said_and_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = Store()
+    here.put(KEY, latent(), {})
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(WorkError, match=r"No space left.*REALDRAG_HOME.*room"):
+        here.put(KEY, latent(1), {})
+    assert_same(here.get(KEY), latent())
+    assert not list(here.path(KEY).parent.glob(".*.tmp"))
+
+
+def test_a_home_that_cannot_be_made_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("REALDRAG_HOME", str(tmp_path / "file" / "home"))
+    with pytest.raises(WorkError, match="REALDRAG_HOME"):
+        Store()
+
+
+def test_checkpoint_comes_back_or_counts_as_none() -> None:
+    checkpoint = Store().checkpoint(KEY)
+    assert checkpoint.load() is None
+    base = torch.randn(4, 6, requires_grad=True)
+    state = {
+        "step": torch.tensor(17),
+        "w": base,
+        "same": base.t(),
+        "image": torch.randn(1, 3, 4, 4).contiguous(memory_format=torch.channels_last),
+        "half": torch.randn(3).bfloat16(),
+        "flag": torch.tensor([True, False]),
+    }
+    checkpoint.save(state)
+    loaded = Store().checkpoint(KEY).load()
+    assert loaded is not None
+    assert loaded.keys() == state.keys()
+    for name, value in state.items():
+        assert loaded[name].dtype == value.dtype
+        assert torch.equal(loaded[name], value.detach())
+
+    for harm in (flip_last, truncate, empty):
+        checkpoint.save(state)
+        assert checkpoint.load() is not None
+        harm(checkpoint.path)
+        assert checkpoint.load() is None
+    checkpoint.clear()
+    checkpoint.clear()
+    assert not checkpoint.path.exists()
+
+
+def test_a_checkpoint_is_no_latent() -> None:
+    here = Store()
+    here.checkpoint(KEY).save({"w": torch.zeros(1)})
+    assert here.get(KEY) is None
+    assert here.checkpoint(KEY).load() is not None
