@@ -1,0 +1,360 @@
+"""realdrag from Python: `edit` does it all, an `Editor` does it stage by stage with the model loaded once.
+
+import realdrag
+
+realdrag.edit("me.jpg", "smile.jpg", [((230, 180), (226, 174))], mask="mouth.png")
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, TypeAlias, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from realdrag import photo as photos
+from realdrag.devices import Device, pick
+from realdrag.errors import InputError
+from realdrag.geometry import Points, resize_matrix, transform, warp
+from realdrag.progress import Progress, Silent
+from realdrag.settings import Settings
+from realdrag.values import Alignment, Drag, Edit, Latent, Photo, Result
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from realdrag.store import Store
+    from realdrag.stylegan import Generator
+    from realdrag.weights import ModelFile
+
+Source: TypeAlias = "str | os.PathLike[str] | npt.NDArray[Any] | Image"
+Point = tuple[float, float]
+Box = tuple[float, float, float, float]
+
+# Up to this size one thread is as fast as two, and many times faster beside other work: the operations are so short
+# that threads mostly wait for each other (measured on two cores; VGG and AlexNet are another matter).
+SMALL_MODEL = 128
+
+
+def open(source: Source) -> Photo:
+    """A photo from a path, an array [h, w] or [h, w, 1..4] of uint8 or uint16, or a PIL image.
+
+    Raises InputError for what is no photo, is cut short, or is too large.
+    """
+    if isinstance(source, (str, os.PathLike)):
+        return photos.read(source)
+    return photos.from_array(source) if isinstance(source, np.ndarray) else photos.from_image(source)
+
+
+def save(result: Result | Photo, path: str | os.PathLike[str]) -> None:
+    """Write a photo; the format follows from the suffix. Atomic: the file is replaced whole or not at all."""
+    photos.write(result.photo if isinstance(result, Result) else result, path)
+
+
+def edit(
+    photo: Source | Photo,
+    output: str | os.PathLike[str] | None,
+    drags: Sequence[tuple[Point, Point]],
+    *,
+    mask: Source | None = None,
+    preset: str | None = None,
+    model: str | None = None,
+    face: int | None = None,
+    box: Box | None = None,
+    whole: bool = False,
+    work: str | os.PathLike[str] | None = None,
+    progress: Progress | None = None,
+) -> Edit:
+    """Drag points of a real photo and put the result back into it, all else the same to the bit.
+
+    photo: path, array, PIL image or Photo. output: where to write the result, or None.
+    drags: (handle, target) pairs, (x, y) in photo pixels. mask: of the photo's size, white may move.
+    face: K-th largest; box: a face box x0, y0, x1, y1; whole: the largest centred square as it is.
+    preset: None takes the config file's, else "balanced".
+    work: folder to keep every stage's values in. The inverted latent is kept anyway and found again.
+    """
+    from realdrag.presets import load
+    from realdrag.stages import run_edit
+
+    editor = Editor(model=model, settings=load(preset)[1], progress=progress)
+    opened = photo if isinstance(photo, Photo) else open(photo)
+    return run_edit(
+        editor, opened, drags, output=output, source=photo, mask=mask, face=face, box=box, whole=whole, work=work
+    )
+
+
+class _Held:
+    """Progress that keeps what is said until it is let go; bars go through."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.begin, self.step, self.end = progress.begin, progress.step, progress.end
+        self.lines: list[str] = []
+
+    def say(self, message: str) -> None:
+        self.lines.append(message)
+
+
+class Editor:
+    """The four stages with one model and one set of settings; networks are loaded when first needed, once.
+
+    model: an embedded model's name, the path of a .safetensors generator, or None for the embedded default.
+    device: "auto", "cpu", "cuda", "mps". threads: None takes what suits the model. precision: "fp32" or "bf16" for
+    the generator's convolutions. store: where latents are kept; None is the user's own.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: str | None = None,
+        settings: Settings | None = None,
+        device: str = "auto",
+        threads: int | None = None,
+        precision: str = "fp32",
+        store: Store | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        if precision not in ("fp32", "bf16"):
+            raise InputError(f"unknown precision {precision!r}", "there are fp32 and bf16")
+        if threads is not None and threads < 1:
+            raise InputError(f"{threads} threads are too few", "give at least 1")
+        if device not in get_args(Device):
+            raise InputError(f"unknown device {device!r}", f"one of {', '.join(get_args(Device))}")
+        if device not in ("auto", "cpu"):
+            pick(device)
+        self.settings = settings or Settings()
+        self.progress = progress or Silent()
+        self.device, self.threads, self.precision = device, threads, precision
+        self._model_name, self._store = model, store
+
+    @cached_property
+    def model(self) -> ModelFile:
+        """The generator's file."""
+        from realdrag.weights import resolve_model
+
+        return resolve_model(self._model_name)
+
+    @cached_property
+    def store(self) -> Store:
+        """The store of latents."""
+        from realdrag.store import Store
+
+        return self._store or Store(progress=self.progress)
+
+    @cached_property
+    def resolution(self) -> int:
+        """Side of the generator's picture, from the file's header alone."""
+        from realdrag.weights import model_resolution
+
+        return model_resolution(self.model)
+
+    @cached_property
+    def generator(self) -> Generator:
+        """The base generator, never changed."""
+        import torch
+
+        from realdrag.weights import load_generator
+
+        generator = load_generator(self.model, pick(self.device))
+        generator.dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
+        return generator
+
+    @cached_property
+    def loss(self) -> str:
+        """The perceptual loss that is really used: "vgg", "alex", "squeeze" or "multiscale"."""
+        from realdrag.weights import find_backbone
+
+        return find_backbone(self.settings.inversion.perceptual, self.progress)
+
+    @contextmanager
+    def notes_held(self) -> Iterator[None]:
+        """What is said inside is told once the block ends well: of a refused input the user reads one line."""
+        teller, held = self.progress, _Held(self.progress)
+        self.progress = held
+        try:
+            yield
+        finally:
+            self.progress = teller
+        for line in held.lines:
+            teller.say(line)
+
+    def check_block(self) -> None:
+        """InputError, before any work, for a damaged model or a feature block that it does not have."""
+        from realdrag.drag.drag import choose_block
+
+        choose_block(self.generator, self.settings.drag.block)
+
+    def align(self, photo: Photo, *, face: int | None = None, box: Box | None = None, whole: bool = False) -> Alignment:
+        """Find a face (the largest, or number `face` from 1, or in `box`) and its FFHQ crop.
+
+        Raises NoFaceError when there is none, InputError for a box or number that fits nothing.
+        """
+        from realdrag.align import align
+
+        given = box is not None or whole
+        detector = None if given else self._detector()
+        return align(photos.to_srgb(photo), detector, model_resolution=self.resolution, face=face, box=box, whole=whole)
+
+    def _detector(self) -> Any:
+        from realdrag.align import CascadeDetector, FanDetector
+        from realdrag.weights import fan_ready
+
+        wanted = self.settings.align.detector
+        if wanted == "cascade" or (wanted == "auto" and not fan_ready(self.progress)):
+            return CascadeDetector()
+        if wanted == "fan" and not fan_ready(self.progress):
+            raise InputError("face-alignment's weights are not there", "take --detector auto, or see `realdrag doctor`")
+        from realdrag.devices import quiet_torchvision
+
+        with quiet_torchvision():
+            return FanDetector(str(pick(self.device)))
+
+    def latent_key(self, crop: npt.NDArray[np.uint8]) -> str:
+        """The store's key of this crop under this model and these settings."""
+        from realdrag.devices import kind
+        from realdrag.store import latent_key
+
+        extra = {
+            "loss": self.loss,
+            "precision": self.precision,
+            "device": kind(self.device),
+            "encoder": self.model.encoder_sha256 or "",
+        }
+        return latent_key(crop, self.model.sha256, self.settings.inversion, extra)
+
+    def invert(self, alignment: Alignment) -> tuple[Latent, bool]:
+        """The crop's latent, and whether it was found in the store (then nothing was optimised).
+
+        Interrupted work goes on where it stopped; a second process on the same crop waits for the first.
+        """
+        key = self.latent_key(alignment.crop)
+        if (found := self.store.get(key)) is not None:
+            return found, True
+        with self.store.lock(key):
+            if (found := self.store.get(key)) is not None:
+                return found, True
+            from realdrag.devices import threads
+            from realdrag.inversion import invert
+            from realdrag.weights import load_encoder, load_perceptual
+
+            device = pick(self.device)
+            checkpoint = self.store.checkpoint(key)
+            with threads(self._threads(small_loss=self.loss in ("squeeze", "multiscale"))):
+                latent = invert(
+                    alignment.crop,
+                    self.generator,
+                    load_encoder(self.model, device),
+                    load_perceptual(self.loss, device),
+                    self.settings.inversion,
+                    model_sha256=self.model.sha256,
+                    progress=self.progress,
+                    checkpoint=checkpoint,
+                )
+            self.store.put(key, latent, {"model": self.model.name, "loss": latent.loss})
+            checkpoint.clear()
+        return latent, False
+
+    def _threads(self, *, small_loss: bool = True) -> int | None:
+        return self.threads or (1 if self.resolution <= SMALL_MODEL and small_loss else None)
+
+    def drag(
+        self,
+        photo: Photo,
+        alignment: Alignment,
+        latent: Latent,
+        drags: Sequence[tuple[Point, Point]],
+        *,
+        mask: npt.NDArray[np.float32] | None = None,
+        previous: Drag | None = None,
+        cancelled: Callable[[], bool] = lambda: False,
+    ) -> Drag:
+        """Move what is at each handle to its target; both (x, y) in photo pixels.
+
+        mask: [h, w] 0..1 of the photo, 1 may move. previous: go on from there. cancelled: asked once a step.
+        Raises InputError for a handle or target outside the photo or the crop, or a handle where nothing may move.
+        """
+        from realdrag.devices import threads
+        from realdrag.drag import drag
+        from realdrag.stylegan import with_delta
+
+        handles = np.array([h for h, _ in drags], np.float64).reshape(-1, 2)
+        targets = np.array([t for _, t in drags], np.float64).reshape(-1, 2)
+        check_points(handles, targets, photo.size, alignment, mask)
+        movable = None
+        if mask is not None:
+            levels = np.rint(mask * 255).astype(np.uint8)
+            movable = warp(levels, alignment.to_crop, alignment.size).astype(np.float32) / np.float32(255)
+        with threads(self._threads()):
+            return drag(
+                latent,
+                with_delta(self.generator, latent.delta),
+                handles,
+                targets,
+                to_model=resize_matrix(alignment.size, self.resolution) @ alignment.to_crop,
+                movable=movable,
+                settings=self.settings.drag,
+                progress=self.progress,
+                previous=previous,
+                cancelled=cancelled,
+            )
+
+    def composite(
+        self,
+        photo: Photo,
+        alignment: Alignment,
+        inverted: npt.NDArray[np.uint8],
+        dragged: npt.NDArray[np.uint8],
+        mask: npt.NDArray[np.float32] | None = None,
+    ) -> Result:
+        """The change from `inverted` to `dragged` (`Latent.picture`, `Drag.picture`) carried back into the photo."""
+        from realdrag.composite import composite
+
+        return composite(
+            photo,
+            alignment,
+            inverted,
+            dragged,
+            mask,
+            self.settings.composite,
+            carry=lambda pixels, change: photos.add_srgb_change(photo, pixels, change),
+            progress=self.progress,
+        )
+
+
+def check_points(
+    handles: Points,
+    targets: Points,
+    size: tuple[int, int],
+    alignment: Alignment,
+    mask: npt.NDArray[np.float32] | None,
+) -> None:
+    """InputError for the first point [n, 2] that cannot be used."""
+    if not len(handles):
+        raise InputError("there is nothing to drag", "give at least one --drag X,Y:X2,Y2")
+    width, height = size
+    for what, points in (("handle", handles), ("target", targets)):
+        for x, y in points:
+            if not (-0.5 <= x < width - 0.5 and -0.5 <= y < height - 0.5):
+                raise InputError(
+                    f"{what} {x:g},{y:g} lies outside the photo",
+                    f"the photo is {width} × {height}",
+                    code="point",
+                )
+            crop_x, crop_y = transform(alignment.to_crop, np.array([[x, y]]))[0]
+            if not (0 <= crop_x <= alignment.size - 1 and 0 <= crop_y <= alignment.size - 1):
+                raise InputError(
+                    f"{what} {x:g},{y:g} lies outside the crop that the model sees",
+                    "choose another --face or --box, or a point nearer to the face",
+                    code="point",
+                )
+    if mask is not None:
+        for x, y in handles:
+            if mask[round(y), round(x)] == 0:
+                raise InputError(
+                    f"handle {x:g},{y:g} lies where the mask lets nothing move",
+                    "paint the mask white there",
+                    code="point",
+                )

@@ -1,0 +1,399 @@
+"""The command line: results on stdout, talk on stderr, one line an error, exit codes 0, 1, 2, 130.
+
+Only what parsing needs is imported here; `--help` must not wait for torch.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from realdrag import __version__
+from realdrag.errors import InputError, RealdragError, WorkError
+
+if TYPE_CHECKING:
+    from realdrag.api import Editor
+    from realdrag.progress import Progress
+    from realdrag.workfolder import WorkFolder
+
+# Click's own class, wherever this typer keeps it (newer ones carry a click of their own).
+UsageError: Any = typer.BadParameter.__base__
+
+app = typer.Typer(
+    name="realdrag",
+    help="Edit a real photograph by dragging points on it.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+PhotoArg = Annotated[Path, typer.Argument(metavar="PHOTO", help="The photograph: JPEG, PNG, TIFF, WebP, …")]
+WorkOpt = Annotated[Path, typer.Option("-w", "--work", metavar="WORK", help="The work folder.")]
+WorkMaybe = Annotated[
+    Path | None, typer.Option("-w", "--work", metavar="WORK", help="Keep every stage's values in this folder.")
+]
+OutputOpt = Annotated[
+    Path, typer.Option("-o", "--output", metavar="OUT", help="The result: .jpg, .png, .tif or .webp.")
+]
+DragOpt = Annotated[
+    list[str] | None,
+    typer.Option("--drag", metavar="X,Y:X2,Y2", help="From handle to target in photo pixels; repeat for more."),
+]
+MaskOpt = Annotated[
+    Path | None,
+    typer.Option("--mask", metavar="M", help="A picture of the photo's size: white may move, grey partly, black not."),
+]
+ModelOpt = Annotated[
+    str | None, typer.Option("--model", metavar="M", help="An embedded model's name or a .safetensors generator.")
+]
+DetectorOpt = Annotated[str | None, typer.Option("--detector", metavar="auto|fan|cascade", help="Who finds the face.")]
+FaceOpt = Annotated[int | None, typer.Option("--face", metavar="K", help="The K-th largest face, from 1.")]
+BoxOpt = Annotated[str | None, typer.Option("--box", metavar="X0,Y0,X1,Y1", help="Where the face is, in photo pixels.")]
+WholeOpt = Annotated[bool, typer.Option("--whole", help="Take the largest centred square as it is.")]
+PresetOpt = Annotated[
+    str | None, typer.Option("--preset", metavar="fast|balanced|quality", help="How much time to give likeness.")
+]
+SpaceOpt = Annotated[str | None, typer.Option("--space", metavar="w|w+", help="The latent space of the inversion.")]
+PerceptualOpt = Annotated[
+    str | None,
+    typer.Option("--perceptual", metavar="auto|vgg|alex|squeeze|multiscale", help="The perceptual loss."),
+]
+TuneOpt = Annotated[
+    str | None, typer.Option("--tune", metavar="none|full", help="Tune the generator around the latent, or not.")
+]
+BlockOpt = Annotated[str | None, typer.Option("--block", metavar="auto|b32|…", help="The feature block to drag on.")]
+StepsOpt = Annotated[int | None, typer.Option("--max-steps", metavar="N", help="Steps after which the drag ends.")]
+ContinueOpt = Annotated[bool, typer.Option("--continue", help="Go on from the last drag, with its mask.")]
+FeatherOpt = Annotated[
+    float | None, typer.Option("--feather", metavar="F", help="Width of the soft edge, in sides of the crop.")
+]
+ConfigOpt = Annotated[Path | None, typer.Option("--config", metavar="FILE", help="Settings, TOML.")]
+DeviceOpt = Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda|mps", help="What computes.")]
+ThreadsOpt = Annotated[int | None, typer.Option("--threads", metavar="N", help="Processor threads.")]
+PrecisionOpt = Annotated[str, typer.Option("--precision", metavar="fp32|bf16", help="Of the generator's convolutions.")]
+JsonOpt = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+QuietOpt = Annotated[bool, typer.Option("--quiet", "-q", help="No bars and no talk.")]
+DebugOpt = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+@dataclass(frozen=True)
+class Common:
+    """The flags that every stage takes."""
+
+    config: Path | None
+    device: str
+    threads: int | None
+    precision: str
+    quiet: bool
+
+    def editor(self, model: str | None, preset: str | None, flags: Mapping[str, Mapping[str, object]]) -> Editor:
+        """An editor with the settings in force: preset < config file < flags."""
+        from realdrag.api import Editor
+        from realdrag.devices import keep_pages
+        from realdrag.presets import load
+
+        keep_pages()
+        _, settings = load(preset, self.config, flags)
+        return Editor(
+            model=model,
+            settings=settings,
+            device=self.device,
+            threads=self.threads,
+            precision=self.precision,
+            progress=self.progress(),
+        )
+
+    def progress(self) -> Progress:
+        """What tells the user."""
+        from realdrag.terminal import TerminalProgress
+
+        return TerminalProgress(quiet=self.quiet)
+
+
+def show(report: Mapping[str, Any], as_json: bool, *lines: str) -> None:
+    """The result: the whole report as JSON, or a line or more for people."""
+    from realdrag.terminal import plain
+
+    typer.echo(json.dumps(dict(report), indent=1) if as_json else "\n".join(map(plain, lines)))
+
+
+def inversion_flags(space: str | None, perceptual: str | None, tune: str | None) -> dict[str, object]:
+    """The table [inversion] of the flags given."""
+    return {"space": space, "perceptual": perceptual, "tune": tune}
+
+
+@app.command()
+def edit(
+    photo: PhotoArg,
+    output: OutputOpt,
+    drag: DragOpt = None,
+    mask: MaskOpt = None,
+    work: WorkMaybe = None,
+    model: ModelOpt = None,
+    detector: DetectorOpt = None,
+    face: FaceOpt = None,
+    box: BoxOpt = None,
+    whole: WholeOpt = False,
+    preset: PresetOpt = None,
+    space: SpaceOpt = None,
+    perceptual: PerceptualOpt = None,
+    tune: TuneOpt = None,
+    block: BlockOpt = None,
+    max_steps: StepsOpt = None,
+    feather: FeatherOpt = None,
+    config: ConfigOpt = None,
+    device: DeviceOpt = "auto",
+    threads: ThreadsOpt = None,
+    precision: PrecisionOpt = "fp32",
+    as_json: JsonOpt = False,
+    quiet: QuietOpt = False,
+    debug: DebugOpt = False,
+) -> None:
+    """Drag points of a photo: align, invert, drag and composite in one go."""
+    from realdrag import photo as photos
+    from realdrag.points import parse_box, parse_drag
+    from realdrag.stages import report, run_edit
+
+    common = Common(config, device, threads, precision, quiet)
+    flags: dict[str, dict[str, object]] = {
+        "align": {"detector": detector},
+        "inversion": inversion_flags(space, perceptual, tune),
+        "drag": {"block": block, "max_steps": max_steps},
+        "composite": {"feather": feather},
+    }
+    editor = common.editor(model, preset, flags)
+    specs = [parse_drag(text) for text in drag or []]
+    face_box = parse_box(box)
+    source = photos.read(photo)
+    done = run_edit(
+        editor, source, specs, output=output, source=photo, mask=mask, face=face, box=face_box, whole=whole, work=work
+    )
+    nearest = ", ".join(f"{h.distance_start:.1f} → {h.distance_end:.1f} px" for h in done.drag.handles)
+    show(
+        report(done, editor, str(photo), str(output), None if work is None else str(work)),
+        as_json,
+        f"{output}  {done.drag.outcome} in {done.drag.steps} steps ({nearest}), {done.seconds['total']:.1f} s",
+    )
+
+
+@app.command()
+def align(
+    photo: PhotoArg,
+    work: WorkOpt,
+    model: ModelOpt = None,
+    detector: DetectorOpt = None,
+    face: FaceOpt = None,
+    box: BoxOpt = None,
+    whole: WholeOpt = False,
+    config: ConfigOpt = None,
+    device: DeviceOpt = "auto",
+    threads: ThreadsOpt = None,
+    precision: PrecisionOpt = "fp32",
+    as_json: JsonOpt = False,
+    quiet: QuietOpt = False,
+    debug: DebugOpt = False,
+) -> None:
+    """Find the face and cut out its aligned crop."""
+    from realdrag import photo as photos
+    from realdrag.points import parse_box
+    from realdrag.stages import align_stage
+    from realdrag.workfolder import WorkFolder
+
+    editor = Common(config, device, threads, precision, quiet).editor(model, None, {"align": {"detector": detector}})
+    face_box = parse_box(box)
+    folder = WorkFolder(work)
+    done = align_stage(editor, folder, photos.read(photo), face=face, box=face_box, whole=whole)
+    show(folder.record("align"), as_json, f"{work / 'aligned.png'}  {done.size} px, detector {done.detector}")
+
+
+@app.command()
+def invert(
+    work: WorkOpt,
+    model: ModelOpt = None,
+    preset: PresetOpt = None,
+    space: SpaceOpt = None,
+    perceptual: PerceptualOpt = None,
+    tune: TuneOpt = None,
+    config: ConfigOpt = None,
+    device: DeviceOpt = "auto",
+    threads: ThreadsOpt = None,
+    precision: PrecisionOpt = "fp32",
+    as_json: JsonOpt = False,
+    quiet: QuietOpt = False,
+    debug: DebugOpt = False,
+) -> None:
+    """Find the crop's latent, or find it again in the store."""
+    from realdrag.stages import alone, invert_stage
+
+    common = Common(config, device, threads, precision, quiet)
+    folder = existing(work)
+    editor = common.editor(model, preset, {"inversion": inversion_flags(space, perceptual, tune)})
+    with alone(editor, folder):
+        latent, cache = invert_stage(editor, folder)
+    figures = ", ".join(f"{name} {value}" for name, value in latent.metrics.items() if value is not None)
+    line = f"{work / 'inverted.png'}  {figures}, loss {latent.loss}, cache {cache}"
+    show(folder.record("invert") | {"cache": cache}, as_json, line)
+
+
+@app.command()
+def drag(
+    work: WorkOpt,
+    drag: DragOpt = None,
+    mask: MaskOpt = None,
+    go_on: ContinueOpt = False,
+    model: ModelOpt = None,
+    preset: PresetOpt = None,
+    block: BlockOpt = None,
+    max_steps: StepsOpt = None,
+    config: ConfigOpt = None,
+    device: DeviceOpt = "auto",
+    threads: ThreadsOpt = None,
+    precision: PrecisionOpt = "fp32",
+    as_json: JsonOpt = False,
+    quiet: QuietOpt = False,
+    debug: DebugOpt = False,
+) -> None:
+    """Drag handles to their targets in the inverted picture."""
+    from realdrag.points import parse_drag
+    from realdrag.stages import alone, drag_stage
+
+    common = Common(config, device, threads, precision, quiet)
+    folder = existing(work)
+    editor = common.editor(model, preset, {"drag": {"block": block, "max_steps": max_steps}})
+    specs = [parse_drag(text) for text in drag or []]
+    with alone(editor, folder):
+        done = drag_stage(editor, folder, folder.photo(), specs, mask=mask, go_on=go_on)
+    nearest = ", ".join(f"{h.distance_start:.1f} → {h.distance_end:.1f} px" for h in done.handles)
+    show(folder.record("drag"), as_json, f"{work / 'dragged.png'}  {done.outcome} in {done.steps} steps ({nearest})")
+
+
+@app.command()
+def composite(
+    work: WorkOpt,
+    output: OutputOpt,
+    feather: FeatherOpt = None,
+    preset: PresetOpt = None,
+    config: ConfigOpt = None,
+    device: DeviceOpt = "auto",
+    threads: ThreadsOpt = None,
+    precision: PrecisionOpt = "fp32",
+    as_json: JsonOpt = False,
+    quiet: QuietOpt = False,
+    debug: DebugOpt = False,
+) -> None:
+    """Carry the drag back into the photo."""
+    from realdrag.stages import alone, check_output, composite_stage
+
+    folder = existing(work)
+    editor = Common(config, device, threads, precision, quiet).editor(None, preset, {"composite": {"feather": feather}})
+    with alone(editor, folder):
+        photo = folder.photo()
+        check_output(output, photo, [], folder)
+        done = composite_stage(editor, folder, photo, output)
+    line = f"{output}  {'nothing changed' if done.changed is None else f'changed within {done.changed}'}"
+    show(folder.record("result"), as_json, line)
+
+
+@app.command()
+def doctor(as_json: JsonOpt = False, quiet: QuietOpt = False, debug: DebugOpt = False) -> None:
+    """Say what this machine has and lacks, and what to do about it."""
+    from dataclasses import asdict
+
+    from realdrag.doctor import examine
+
+    findings = examine()
+    marks = {True: "ok", False: "MISSING", None: "note"}
+    lines = []
+    for finding in findings:
+        lines.append(f"{marks[finding.ok]:>8}  {finding.name}: {finding.value}")
+        if finding.advice and finding.ok is not True:
+            lines.append(f"{'':>8}  → {finding.advice}")
+    healthy = all(finding.ok is not False for finding in findings)
+    show({"healthy": healthy, "findings": [asdict(f) for f in findings]}, as_json, *lines)
+    if not healthy:
+        raise typer.Exit(1)
+
+
+def existing(work: Path) -> WorkFolder:
+    """The work folder, which must be there."""
+    from realdrag.workfolder import WorkFolder
+
+    if not work.is_dir():
+        raise InputError(f"{work}: there is no such work folder", f"make it with `realdrag align PHOTO -w {work}`")
+    return WorkFolder(work)
+
+
+def version(wanted: bool) -> None:
+    """Print it and end."""
+    if wanted:
+        typer.echo(f"realdrag {__version__}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    context: typer.Context,
+    shown: Annotated[
+        bool, typer.Option("--version", callback=version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Edit a real photograph by dragging points on it."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+        raise typer.Exit(2)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command `realdrag`: the only place where errors become exit codes."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a name or an arrow that the terminal's encoding lacks
+    sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command; its exit code."""
+    try:
+        # Not by calling `app`: typer's own loop would turn Ctrl-C into a bare exit code.
+        command = typer.main.get_command(app)
+        with command.make_context("realdrag", list(arguments)) as context:
+            command.invoke(context)
+        return 0
+    except typer.Exit as end:
+        return int(end.exit_code)
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 — a traceback is for --debug
+        failure = failure_of(error)
+        if "--debug" in arguments:
+            traceback.print_exc()
+    if "--json" in arguments:
+        typer.echo(json.dumps({"error": {k: getattr(failure, k) for k in ("code", "message", "hint")}}))
+    from realdrag.terminal import plain
+
+    sys.stderr.write(f"realdrag: {plain(str(failure))}\n")
+    return failure.exit_code
+
+
+def failure_of(error: BaseException) -> RealdragError:
+    """What went wrong, as an error of ours."""
+    if isinstance(error, RealdragError):
+        return error
+    if isinstance(error, UsageError):
+        path = error.ctx.command_path if error.ctx else "realdrag"
+        return InputError(" ".join(error.format_message().split()), f"see `{path} --help`", code="usage")
+    if isinstance(error, (KeyboardInterrupt, typer.Abort)):
+        failure = WorkError("interrupted; what was finished is kept, the same command goes on", code="interrupted")
+        failure.exit_code = 130
+        return failure
+    if isinstance(error, MemoryError):
+        return WorkError("out of memory", "close other programs, or take a smaller photo or model")
+    if isinstance(error, OSError):
+        return WorkError(f"{error.filename or 'a file'}: {error.strerror or error}")
+    return WorkError(f"{type(error).__name__}: {error}", "a fault of realdrag; run again with --debug to see where")

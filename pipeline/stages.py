@@ -1,0 +1,309 @@
+"""The four stages on a work folder; an edit is the four in a row, so both ways give the same bytes.
+
+Each stage reads what the one before it wrote, and does nothing when its inputs are those it was last run with.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any, Literal
+
+from realdrag import photo as photos
+from realdrag.api import Box, Editor, Point, Source, check_points
+from realdrag.errors import InputError, StaleError
+from realdrag.photo_write import FORMATS
+from realdrag.points import DragSpec, Spot, place_drags
+from realdrag.values import Alignment, Drag, Edit, Latent, Photo, Result
+from realdrag.workfolder import WorkFolder, handle_json, mask_levels, png
+
+Cache = Literal["hit", "miss"]
+Inputs = dict[str, Any]
+
+
+@contextmanager
+def alone(editor: Editor, work: WorkFolder) -> Iterator[None]:
+    """Only one process at a time changes a work folder. The lock lies in the store: a folder is whole when copied."""
+    name = hashlib.sha256(str(work.path.resolve()).encode(errors="surrogateescape")).hexdigest()
+    with editor.store.lock(f"work-{name}"):
+        yield
+
+
+def find_alignment(
+    editor: Editor,
+    work: WorkFolder,
+    photo: Photo,
+    *,
+    face: int | None = None,
+    box: Box | None = None,
+    whole: bool = False,
+) -> tuple[Inputs, Alignment]:
+    """What the alignment is made from, and the alignment: the work folder's if it fits. Writes nothing."""
+    work.check(photo)
+    inputs = {
+        "photo": photo.sha256,
+        "resolution": editor.resolution,
+        "settings": dataclasses.asdict(editor.settings.align),
+        "choice": {"face": face, "box": None if box is None else list(box), "whole": whole},
+    }
+    if work.done("align", inputs):
+        return inputs, work.alignment()
+    return inputs, editor.align(photo, face=face, box=box, whole=whole)
+
+
+def keep_alignment(work: WorkFolder, photo: Photo, inputs: Inputs, alignment: Alignment) -> None:
+    """photo.*, aligned.png and align.json, unless they are there."""
+    if not work.done("align", inputs):
+        work.put_photo(photo)
+        work.put_alignment(inputs, alignment)
+
+
+def align_stage(
+    editor: Editor,
+    work: WorkFolder,
+    photo: Photo,
+    *,
+    face: int | None = None,
+    box: Box | None = None,
+    whole: bool = False,
+) -> Alignment:
+    """photo.*, aligned.png and align.json of `photo`."""
+    with editor.notes_held():
+        inputs, alignment = find_alignment(editor, work, photo, face=face, box=box, whole=whole)
+        tell_notes(editor, photo)
+    with alone(editor, work):
+        keep_alignment(work, photo, inputs, alignment)
+    return alignment
+
+
+def tell_notes(editor: Editor, photo: Photo) -> None:
+    """What reading the photo left out."""
+    for note in photo.notes:
+        editor.progress.say(f"the photo: {note}")
+
+
+def invert_stage(editor: Editor, work: WorkFolder) -> tuple[Latent, Cache]:
+    """inverted.png and invert.json of aligned.png; the latent from the store, or into it."""
+    work.need("align", {"resolution": editor.resolution})
+    alignment = work.alignment()
+    key = editor.latent_key(alignment.crop)
+    inputs = {"aligned.png": work.sha256("aligned.png"), "key": key}
+    latent, found = editor.invert(alignment)
+    if not (work.done("invert", inputs) and found):
+        work.put_latent(inputs, key, latent, editor.model.name)
+    return latent, "hit" if found else "miss"
+
+
+def drag_stage(
+    editor: Editor,
+    work: WorkFolder,
+    photo: Photo,
+    drags: Sequence[DragSpec],
+    *,
+    mask: Source | None = None,
+    go_on: bool = False,
+    cancelled: Callable[[], bool] = lambda: False,
+) -> Drag:
+    """dragged.png, drag.safetensors, drag.json and mask.png. go_on: from the last drag, with its mask unless given."""
+    work.need("align", {})
+    work.need("invert", {"aligned.png": work.sha256("aligned.png")})
+    alignment = work.alignment()
+    handles, targets = place_drags(drags, alignment)
+    previous, weights = None, None
+    if go_on:
+        work.need("drag", {"inverted.png": work.sha256("inverted.png")})
+        previous, weights = work.drag(), work.mask(photo.size)
+    if mask is not None:
+        weights = photos.read_mask(mask, photo.size)
+    check_points(handles, targets, photo.size, alignment, weights)
+    levels = None if weights is None else mask_levels(weights)
+    inputs = {
+        "inverted.png": work.sha256("inverted.png"),
+        "mask.png": None if levels is None else hashlib.sha256(png(levels)).hexdigest(),
+        "drags": [[h.tolist(), t.tolist()] for h, t in zip(handles, targets, strict=True)],
+        "settings": dataclasses.asdict(editor.settings.drag),
+        "before": work.sha256("drag.safetensors") if go_on else None,
+    }
+    if work.done("drag", inputs) and work.sha256("mask.png") == inputs["mask.png"]:
+        return work.drag()
+    drag = editor.drag(
+        photo,
+        alignment,
+        stored_latent(editor, work),
+        [((h[0], h[1]), (t[0], t[1])) for h, t in zip(handles, targets, strict=True)],
+        mask=None if levels is None else photos.read_mask(levels, photo.size),
+        previous=previous,
+        cancelled=cancelled,
+    )
+    work.put_drag(inputs, drag, {"name": editor.model.name, "sha256": editor.model.sha256}, levels)
+    return drag
+
+
+def stored_latent(editor: Editor, work: WorkFolder) -> Latent:
+    """The latent that invert.json names; StaleError when this store has it no longer, or it is another model's."""
+    record = work.record("invert")
+    latent = editor.store.get(record["key"])
+    if latent is None:
+        raise StaleError(f"{work.path}: its latent is not in this store", f"run `realdrag invert -w {work.path}` first")
+    if latent.model_sha256 != editor.model.sha256:
+        raise StaleError(
+            f"{work.path}: was inverted with the model {record['model']['name']}, not {editor.model.name}",
+            "give that --model, or run `realdrag invert` again",
+        )
+    return latent
+
+
+def composite_stage(editor: Editor, work: WorkFolder, photo: Photo, output: Path | None) -> Result:
+    """The result, at `output` if that is given, and result.json."""
+    work.need("align", {})
+    work.need("invert", {"aligned.png": work.sha256("aligned.png")})
+    work.need("drag", {"inverted.png": work.sha256("inverted.png"), "mask.png": work.sha256("mask.png")})
+    result = editor.composite(
+        photo,
+        work.alignment(),
+        work.picture("inverted.png"),
+        work.picture("dragged.png"),
+        work.mask(photo.size),
+    )
+    if output is not None:
+        write_result(result, photo, output)
+    work.keep(
+        "result",
+        {"photo": photo.sha256, "dragged.png": work.sha256("dragged.png")},
+        {
+            "output": None if output is None else str(output),
+            "sha256": None if output is None else hashlib.sha256(output.read_bytes()).hexdigest(),
+            "changed": None if result.changed is None else list(result.changed),
+            "outside_max_difference": result.outside_max_difference,
+        },
+    )
+    return result
+
+
+def write_result(result: Result, photo: Photo, output: Path) -> None:
+    """The edited photo; the source's own bytes when nothing changed and the format is the same."""
+    if result.changed is None and photo.data and FORMATS[output.suffix.lower()] == photo.format:
+        photos.write_bytes(photo.data, output)
+    else:
+        photos.write(result.photo, output)
+
+
+def check_output(output: Path, photo: Photo, others: Sequence[Any], work: WorkFolder | None) -> None:
+    """InputError for an output that cannot be written, or would replace the photo, the mask or what the folder keeps.
+
+    others: what the user named besides; those that are no paths do not matter.
+    """
+    try:
+        photos.check_writable(output, photo)
+        there = output.exists()
+        for other in (Path(o) for o in others if isinstance(o, (str, os.PathLike))):
+            if there and other.exists() and output.samefile(other):
+                raise InputError(f"{output}: is {other} itself", "choose another name for the result", code="overwrite")
+        if work is not None and there and not others:  # the photo's own place is not known here, its bytes are
+            earlier = work.record("result").get("sha256")
+            if hashlib.sha256(output.read_bytes()).hexdigest() == photo.sha256 != earlier:
+                raise InputError(f"{output}: is the photo", "choose another name for the result", code="overwrite")
+    except OSError as error:
+        raise InputError(f"{output}: cannot be written: {error.strerror}", code="unwritable") from error
+    if work is not None and work.owns(output):
+        raise InputError(f"{output}: is the work folder's own", "choose another name for the result", code="overwrite")
+
+
+@contextmanager
+def work_or_temporary(path: Any) -> Iterator[WorkFolder]:
+    """The work folder at `path`, or one that is gone afterwards."""
+    if path is not None:
+        yield WorkFolder(Path(path))
+        return
+    with tempfile.TemporaryDirectory(prefix="realdrag-") as folder:
+        yield WorkFolder(Path(folder))
+
+
+def as_spec(drag: Any) -> DragSpec:
+    """A drag of the API, ((x, y), (x2, y2)), or one that the command line has read; InputError if it is neither."""
+    try:
+        handle, target = drag
+        if isinstance(handle, Spot) and isinstance(target, Spot):
+            return handle, target
+        (x, y), (x2, y2) = handle, target
+        return Spot(float(x), float(y)), Spot(float(x2), float(y2))
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{drag!r} is not a drag", "give ((x, y), (x2, y2)) in photo pixels", code="drag") from error
+
+
+def run_edit(
+    editor: Editor,
+    photo: Photo,
+    drags: Sequence[tuple[Point, Point]] | Sequence[DragSpec],
+    *,
+    output: Any,
+    source: Any = None,
+    mask: Source | None = None,
+    face: int | None = None,
+    box: Box | None = None,
+    whole: bool = False,
+    work: Any = None,
+    cancelled: Callable[[], bool] = lambda: False,
+) -> Edit:
+    """All four stages. source: where the photo was read, if from a file; it is never written over."""
+    specs = [as_spec(drag) for drag in drags]
+    target = None if output is None else Path(output)
+    weights = None if mask is None else photos.read_mask(mask, photo.size)
+    start, seconds = time.perf_counter(), dict[str, float]()
+    with work_or_temporary(work) as folder:
+        if target is not None:
+            check_output(target, photo, [source, mask], folder)
+        # All that can be wrong with the input is found here, before anything is written or takes long.
+        with editor.notes_held():
+            if not specs:
+                raise InputError("there is nothing to drag", "give at least one --drag X,Y:X2,Y2")
+            editor.check_block()
+            with clock(seconds, "align"):
+                inputs, alignment = find_alignment(editor, folder, photo, face=face, box=box, whole=whole)
+            check_points(*place_drags(specs, alignment), photo.size, alignment, weights)
+            tell_notes(editor, photo)
+        with alone(editor, folder) if work is not None else nullcontext():
+            keep_alignment(folder, photo, inputs, alignment)
+            with clock(seconds, "invert"):
+                latent, cache = invert_stage(editor, folder)
+            with clock(seconds, "drag"):
+                drag = drag_stage(editor, folder, photo, specs, mask=mask, cancelled=cancelled)
+            with clock(seconds, "composite"):
+                result = composite_stage(editor, folder, photo, target)
+    seconds["total"] = round(time.perf_counter() - start, 3)
+    return Edit(result, alignment, latent, drag, cache, seconds)
+
+
+@contextmanager
+def clock(seconds: dict[str, float], name: str) -> Iterator[None]:
+    """The block's time in seconds, to the millisecond."""
+    start = time.perf_counter()
+    yield
+    seconds[name] = round(time.perf_counter() - start, 3)
+
+
+def report(edit: Edit, editor: Editor, photo: str, output: str, work: str | None) -> dict[str, Any]:
+    """An edit as `--json` prints it."""
+    return {
+        "photo": photo,
+        "output": output,
+        "work": work,
+        "seconds": dict(edit.seconds),
+        "cache": edit.cache,
+        "detector": edit.alignment.detector,
+        "loss": edit.latent.loss,
+        "model": {"name": editor.model.name, "sha256": editor.model.sha256},
+        "inversion": dict(edit.latent.metrics),
+        "handles": [handle_json(handle) for handle in edit.drag.handles],
+        "outcome": edit.drag.outcome.value,
+        "steps": edit.drag.steps,
+        "block": edit.drag.block,
+        "changed": None if edit.result.changed is None else list(edit.result.changed),
+        "outside_max_difference": edit.result.outside_max_difference,
+    }
