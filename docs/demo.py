@@ -42,7 +42,7 @@ def main(folder: Path) -> None:
     for i, view in enumerate(views):
         sheet.paste(view.crop(VIEW).resize((side, side), Image.Resampling.LANCZOS), (i * side, 0))
     sheet.save(folder / "before-after.png")
-    sys.stdout.write(f"before, after, difference ×8: {folder / 'before-after.png'}\n")
+    sys.stdout.write(f"before, after, difference ×8 (white: none): {folder / 'before-after.png'}\n")
 
 
 if __name__ == "__main__":

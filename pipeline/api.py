@@ -334,6 +334,8 @@ def check_points(
     """InputError for the first point [n, 2] that cannot be used."""
     if not len(handles):
         raise InputError("there is nothing to drag", "give at least one --drag X,Y:X2,Y2")
+    if len(np.unique(handles, axis=0)) < len(handles):
+        raise InputError("one point is to be dragged to two places", "give each handle once", code="point")
     width, height = size
     for what, points in (("handle", handles), ("target", targets)):
         for x, y in points:
@@ -355,6 +357,6 @@ def check_points(
             if mask[round(y), round(x)] == 0:
                 raise InputError(
                     f"handle {x:g},{y:g} lies where the mask lets nothing move",
-                    "paint the mask white there",
+                    "paint the mask white there, or give another --mask",
                     code="point",
                 )

@@ -387,7 +387,7 @@ def failure_of(error: BaseException) -> RealdragError:
         return error
     if isinstance(error, UsageError):
         path = error.ctx.command_path if error.ctx else "realdrag"
-        return InputError(" ".join(error.format_message().split()), f"see `{path} --help`", code="usage")
+        return InputError(" ".join(error.format_message().split()).rstrip("."), f"see `{path} --help`", code="usage")
     if isinstance(error, (KeyboardInterrupt, typer.Abort)):
         failure = WorkError("interrupted; what was finished is kept, the same command goes on", code="interrupted")
         failure.exit_code = 130

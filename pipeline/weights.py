@@ -203,8 +203,7 @@ def find_backbone(choice: str, progress: Progress) -> str:
             hint = f"put {remote.url} into {folder} as {remote.name}, or choose --perceptual auto"
             raise WorkError(f"the {name} backbone is missing: {error.message}", hint) from error
         progress.say(
-            f"no LPIPS backbone is there and {error.message}: the multiscale loss stands in; "
-            f"for closer inversions put {remote.url} into {folder}"
+            f"no LPIPS backbone is there and {error.message}: the multiscale loss stands in (more: realdrag doctor)"
         )
         return "multiscale"
     return name

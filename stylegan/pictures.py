@@ -10,7 +10,7 @@ from torch import Tensor
 
 def to_tensor(picture: npt.NDArray[np.uint8]) -> Tensor:
     """[r, r, 3] uint8 to [1, 3, r, r] float32 in −1..1."""
-    return torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1)[None].float() / 127.5 - 1
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None].float() / 127.5 - 1
 
 
 def to_picture(x: Tensor) -> npt.NDArray[np.uint8]:

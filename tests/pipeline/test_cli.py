@@ -31,6 +31,7 @@ WRONG: dict[str, tuple[list[str], str, str]] = {
     "no face to align": (["align", "plain.png", "-w", "new"], "no face", "no-face"),
     "handle outside the photo": ([*EDIT, "--drag", "512,9:40,9"], "outside the photo", "point"),
     "target outside the photo": ([*EDIT, "--drag", "215,120:210,-9"], "outside the photo", "point"),
+    "one handle twice": ([*EDIT, "--drag", "215,120:210,112", "--drag", "215,120:220,112"], "two places", "point"),
     "handle outside the crop": ([*EDIT, "--drag", "20,500:30,500"], "outside the crop", "point"),
     "handle outside the mask": ([*DRAGGED, "--mask", "lower.png"], "lets nothing move", "point"),
     "mask of another size": ([*DRAGGED, "--mask", "plain.png"], "the photo is 512×512", "mask-size"),
