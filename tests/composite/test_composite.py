@@ -239,13 +239,12 @@ def test_texture_stays_sharp_after_a_move_between_pixels() -> None:
 # --- what motion cannot explain ---
 
 
-def test_a_change_of_colour_arrives_at_its_strength_and_place() -> None:
+def test_a_change_of_light_arrives_bounded_and_in_its_place() -> None:
     photo = photo_of(np.full((200, 200), 0.4))
     result = run(photo, crop_at(192, 100, 100), picture(), picture(spot=70), None)
     added = result.photo.pixels[..., 0].astype(float) - photo.pixels[..., 0]
-    assert added[92:116, 92:116].mean() == pytest.approx(
-        70, abs=20
-    )  # (32, 32) of the picture is (101, 101) of the photo
+    # (32, 32) of the picture is (101, 101) of the photo; a change this large is bent to MOST levels
+    assert added[92:116, 92:116].mean() == pytest.approx(24, abs=3)
     y, x = np.mgrid[:200, :200]
     centre = (added * x).sum() / added.sum(), (added * y).sum() / added.sum()
     assert centre == pytest.approx((101, 101), abs=1.5)
