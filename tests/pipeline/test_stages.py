@@ -26,6 +26,13 @@ Contents = Callable[[Path], dict[str, bytes]]
 DRAG = "215,120:210,112"
 OTHER = "215,120:222,118"
 COMMAND = [sys.executable, "-c", "from realdrag.cli import main; main()"]
+
+
+def heeding_ctrl_c() -> None:
+    """For `preexec_fn`: a shell's background job, which the tests may be, ignores SIGINT, and so would its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 # As `COMMAND`, but Ctrl-C comes at a given step of a given stretch, as a signal.
 AT_STEP = """
 import os, signal, sys
@@ -282,7 +289,14 @@ def test_ctrl_c_while_inverting(finished: tuple[Path, Path], tmp_path: Path, own
         shutil.rmtree(path)
     (tmp_path / "out.png").unlink()
 
-    child = subprocess.Popen([*COMMAND, *edit], cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    child = subprocess.Popen(
+        [*COMMAND, *edit],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=heeding_ctrl_c,
+    )
     assert child.stderr is not None
     timer = threading.Timer(100, child.kill)
     timer.start()
@@ -319,7 +333,13 @@ def test_ctrl_c_anywhere(here: Path, own_home: Path, cli: Run, contents: Content
         shutil.rmtree(own_home / "latents")
     edit = ["edit", "a.png", "-o", "out.png", "--drag", DRAG, "--mask", "mask.png", "-w", "work", "--quiet"]
     environment = os.environ | {"AT": at}
-    child = subprocess.run([sys.executable, "-c", AT_STEP, *edit], env=environment, capture_output=True, text=True)
+    child = subprocess.run(
+        [sys.executable, "-c", AT_STEP, *edit],
+        env=environment,
+        capture_output=True,
+        text=True,
+        preexec_fn=heeding_ctrl_c,
+    )
     assert (child.returncode, child.stdout) == (130, "")
     assert child.stderr.splitlines() == ["realdrag: interrupted; what was finished is kept, the same command goes on"]
     whole(here)
