@@ -8,6 +8,7 @@ Features are sampled at their native resolution; no map is enlarged.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -46,6 +47,12 @@ class Problem:
     window: Tensor
     push: float
     stop: float
+
+    @cached_property
+    def typical(self) -> list[Tensor]:
+        """How far the features of the original's places are from each template, in the median: what mismatch is 1."""
+        places = self.original[0].flatten(1).t()
+        return [(places - template).norm(dim=1).median() for template in self.templates]
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,10 +107,9 @@ def track(problem: Problem, features: Tensor, points: Tensor) -> Sight:
     """Finds each handle again: the nearest feature vector (L2) to its template in the window around `points`."""
     found, mismatch = [], []
     with torch.no_grad():
-        for point, template in zip(points, problem.templates, strict=True):
+        for point, template, typical in zip(points, problem.templates, problem.typical, strict=True):
             candidates = (point + problem.window).clamp(0, problem.work - 1)
             cost = (at(features, candidates, problem.work) - template).norm(dim=1)
-            typical = (problem.original[0].flatten(1).t() - template).norm(dim=1).median()
             found.append(candidates[cost.argmin()])
             mismatch.append(cost.min() / typical)
         new = torch.stack(found)
