@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from realdrag import network
 from realdrag.errors import InputError, WorkError
-from realdrag.network import Offline, fetch, forget_offline
+from realdrag.network import fetch
 from realdrag.presets import nearest
 from realdrag.progress import Progress
 
@@ -30,14 +30,12 @@ __all__ = [
     "EMBEDDED",
     "FAN",
     "ModelFile",
-    "Offline",
     "Remote",
     "checkpoints",
     "embedded_models",
     "fan_ready",
     "fetch",
     "find_backbone",
-    "forget_offline",
     "load_encoder",
     "load_generator",
     "load_perceptual",
