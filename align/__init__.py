@@ -2,12 +2,14 @@
 
 from realdrag.align.crop import align
 from realdrag.align.detectors import CascadeDetector, Detector, Face
+from realdrag.align.embedded import EmbeddedDetector
 from realdrag.align.fan import FanDetector
 from realdrag.align.quad import quad_from_box, quad_from_landmarks
 
 __all__ = [
     "CascadeDetector",
     "Detector",
+    "EmbeddedDetector",
     "Face",
     "FanDetector",
     "align",

@@ -33,8 +33,9 @@ def align(
     """The aligned crop of one face of `rgb` [h, w, 3] uint8 sRGB, and where it lies.
 
     The face is the detector's largest, or its number `face` (counted from 1, the largest first), or lies in `box`
-    (x0, y0, x1, y1; inclusive photo pixels); with `whole` it is the largest centred square, face or not. At most
-    one of the three is given; `detector` may be None with one of the last two.
+    (x0, y0, x1, y1; inclusive photo pixels), where the detector may still read its landmarks; with `whole` it is the
+    largest centred square, face or not. At most one of the three is given; `detector` may be None with one of the
+    last two.
     The crop has the quad's own size up to 1024 px, and never less than `model_resolution`.
     """
     if (face is not None) + (box is not None) + whole > 1:
@@ -43,12 +44,17 @@ def align(
         return _cropped(rgb, whole_quad(rgb), None, "whole", model_resolution)
     if box is not None:
         check_box(box, rgb)
-        return _cropped(rgb, quad_from_box(box), Face(box), "box", model_resolution)
+        given = Face(box) if detector is None else detector.face_in(rgb, box)
+        name = "box" if detector is None or given.landmarks is None else detector.name
+        return _cropped(rgb, _quad(given), given, name, model_resolution)
     if detector is None:
         raise InputError("no face detector was given", ELSE_HINT)
     found = find_face(rgb, detector, face)
-    quad = quad_from_box(found.box) if found.landmarks is None else quad_from_landmarks(found.landmarks)
-    return _cropped(rgb, quad, found, detector.name, model_resolution)
+    return _cropped(rgb, _quad(found), found, detector.name, model_resolution)
+
+
+def _quad(face: Face) -> Points:
+    return quad_from_box(face.box) if face.landmarks is None else quad_from_landmarks(face.landmarks)
 
 
 def find_face(rgb: npt.NDArray[np.uint8], detector: Detector, face: int | None) -> Face:

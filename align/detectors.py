@@ -45,6 +45,9 @@ class Detector(Protocol):
     def detect(self, rgb: Picture) -> list[Face]:
         """The faces of a photo [h, w, 3] uint8 sRGB; an empty list if there are none."""
 
+    def face_in(self, rgb: Picture, box: Box) -> Face:
+        """The face in a box that someone gave (inclusive photo pixels), with landmarks where they can be read."""
+
 
 def reduced(picture: Picture, longest: int) -> tuple[Picture, Matrix]:
     """`picture` [h, w(, 3)] averaged down to a long side of `longest` px at most, and the 3×3 map from the result's
@@ -105,6 +108,10 @@ class CascadeDetector:
             found = self._search(fine, FINE_STEP, largest, fine, np.eye(3))
             found = [(window, votes) for window, votes in found if votes >= FINE_VOTES]
         return [_cascade_face(window, votes, to_photo) for window, votes in found]
+
+    def face_in(self, rgb: Picture, box: Box) -> Face:
+        """The box as it is."""
+        return Face(box)
 
     def _search(
         self, picture: Picture, step: float, largest: int, fine: Picture, to_fine: Matrix

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from realdrag.align.detectors import Face, Picture, reduced
+from realdrag.align.detectors import Box, Face, Picture, reduced
 from realdrag.geometry import transform
 
 # The box network halves its picture five times: less leaves it nothing, and it raises.
@@ -51,6 +51,10 @@ class FanDetector:
                 (x0, y0), (x1, y1) = corners.tolist()
                 faces.append(Face((x0, y0, x1, y1), self._landmarks(rgb, corners), float(row[4])))
         return faces
+
+    def face_in(self, rgb: Picture, box: Box) -> Face:
+        """With the landmarks that the network reads in the box; it gives no confidence in them."""
+        return Face(box, self._landmarks(rgb, np.array(box, np.float64).reshape(2, 2)))
 
     def _landmarks(self, rgb: Picture, corners: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.floating[Any]]:
         """[68, 2] in photo pixels for the face with the box corners [[x0, y0], [x1, y1]] in photo pixels."""

@@ -30,9 +30,19 @@ class SqueezeLPIPS(nn.Module):
         super().__init__()
         pool = lambda: nn.MaxPool2d(3, 2, ceil_mode=True)  # noqa: E731
         self.features = nn.Sequential(
-            nn.Conv2d(3, 64, 3, stride=2), nn.ReLU(), pool(), Fire(64, 16, 64), Fire(128, 16, 64), pool(),
-            Fire(128, 32, 128), Fire(256, 32, 128), pool(), Fire(256, 48, 192), Fire(384, 48, 192),
-            Fire(384, 64, 256), Fire(512, 64, 256),
+            nn.Conv2d(3, 64, 3, stride=2),
+            nn.ReLU(),
+            pool(),
+            Fire(64, 16, 64),
+            Fire(128, 16, 64),
+            pool(),
+            Fire(128, 32, 128),
+            Fire(256, 32, 128),
+            pool(),
+            Fire(256, 48, 192),
+            Fire(384, 48, 192),
+            Fire(384, 64, 256),
+            Fire(512, 64, 256),
         )
         state = load_file(str(path))
         self.features.load_state_dict({k[9:]: v for k, v in state.items() if k.startswith("features.")})
