@@ -1,7 +1,8 @@
 """From an aligned crop to a latent, optionally with the generator tuned around it."""
 
 from realdrag.inversion.invert import invert
-from realdrag.inversion.losses import Lpips, Multiscale, Perceptual
+from realdrag.inversion.losses import Lpips, Perceptual
 from realdrag.inversion.optimise import Checkpoint
+from realdrag.inversion.perceptual import Embedded, PerceptualNet
 
-__all__ = ["Checkpoint", "Lpips", "Multiscale", "Perceptual", "invert"]
+__all__ = ["Checkpoint", "Embedded", "Lpips", "Perceptual", "PerceptualNet", "invert"]

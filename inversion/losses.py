@@ -1,4 +1,4 @@
-"""How alike two pictures are: LPIPS, the stand-in for a machine without its backbone, and the pixel pyramid."""
+"""How alike two pictures are: LPIPS by the published package, and the pixel pyramid."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LPIPS_SIZES = (128, 256)
 class Perceptual(Protocol):
     """A perceptual distance to a fixed picture."""
 
-    name: str  # "lpips-vgg", "multiscale", …: what is written into results and keys
+    name: str  # "lpips-vgg", "embedded", …: what is written into results and keys
 
     def to(self, target: Tensor) -> Distance:
         """The distance to `target` [1, 3, r, r] in −1..1; whatever depends on it alone is computed once."""
@@ -26,6 +26,12 @@ class Distance(Protocol):
     """From a picture [1, 3, r, r] in −1..1 to a scalar tensor; 0 for the target itself."""
 
     def __call__(self, picture: Tensor) -> Tensor: ...
+
+
+def comparison_size(side: int) -> int:
+    """Side at which pictures `side` px wide are compared while optimising."""
+    low, high = LPIPS_SIZES
+    return min(max(side, low), high)
 
 
 def resized(x: Tensor, size: int) -> Tensor:
@@ -58,8 +64,7 @@ class Lpips:
         return torch.stack(parts).sum()
 
     def to(self, target: Tensor) -> Distance:
-        low, high = LPIPS_SIZES
-        size = min(max(target.shape[-1], low), high)
+        size = comparison_size(target.shape[-1])
         with torch.no_grad():
             there = self.features(resized(target, size))
         return lambda picture: self.between(self.features(resized(picture, size)), there)
@@ -70,49 +75,6 @@ class Lpips:
         device = next(self.module.parameters()).device
         a, b = a.to(device), b.to(device)
         return float(self.between(self.features(resized(a, 256)), self.features(resized(b, 256))))
-
-
-class Multiscale:
-    """The stand-in where no LPIPS backbone can be had: structure and edges over a pyramid, no learned weights.
-
-    At each of four scales: 1 − SSIM with a 7-pixel box window (Wang et al. 2004), on the colours as they are, and the
-    mean difference of the gradients. Scaled so that a fair inversion ends where LPIPS would (0.1 to 0.3).
-    """
-
-    name = "multiscale"
-    scales = 4
-
-    def to(self, target: Tensor) -> Distance:
-        def distance(picture: Tensor) -> Tensor:
-            a, b, parts = picture, target, []
-            for scale in range(self.scales):
-                if scale:
-                    a, b = F.avg_pool2d(a, 2), F.avg_pool2d(b, 2)
-                parts.append(0.3 * (1 - _ssim(a, b)) + 0.3 * _gradient_difference(a, b))
-                if a.shape[-1] < 14:
-                    break
-            return torch.stack(parts).mean()
-
-        return distance
-
-
-def _ssim(a: Tensor, b: Tensor) -> Tensor:
-    """Mean SSIM of pictures in −1..1 with a 7-pixel box window."""
-
-    def pool(x: Tensor) -> Tensor:
-        return F.avg_pool2d(x, 7, stride=1)
-
-    c1, c2 = (0.01 * 2) ** 2, (0.03 * 2) ** 2
-    mean_a, mean_b = pool(a), pool(b)
-    var_a, var_b = pool(a * a) - mean_a.square(), pool(b * b) - mean_b.square()
-    both = pool(a * b) - mean_a * mean_b
-    luminance = (2 * mean_a * mean_b + c1) / (mean_a.square() + mean_b.square() + c1)
-    return (luminance * (2 * both + c2) / (var_a + var_b + c2)).mean()
-
-
-def _gradient_difference(a: Tensor, b: Tensor) -> Tensor:
-    d = a - b
-    return (d[..., 1:] - d[..., :-1]).abs().mean() + (d[..., 1:, :] - d[..., :-1, :]).abs().mean()
 
 
 def pixel_distance(a: Tensor, b: Tensor) -> Tensor:

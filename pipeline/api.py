@@ -164,7 +164,7 @@ class Editor:
 
     @cached_property
     def loss(self) -> str:
-        """The perceptual loss that is really used: "vgg", "alex", "squeeze" or "multiscale"."""
+        """The perceptual loss that is really used: "vgg", "alex", "squeeze" or "embedded"."""
         from realdrag.weights import find_backbone
 
         return find_backbone(self.settings.inversion.perceptual, self.progress)
@@ -194,17 +194,24 @@ class Editor:
         """
         from realdrag.align import align
 
-        given = box is not None or whole
-        detector = None if given else self._detector()
-        return align(photos.to_srgb(photo), detector, model_resolution=self.resolution, face=face, box=box, whole=whole)
+        detector = None if whole else self._detector()
+        rgb, size = photos.to_srgb(photo), self.resolution
+        if detector is None or detector.name != "embedded":
+            return align(rgb, detector, model_resolution=size, face=face, box=box, whole=whole)
+        from realdrag.devices import threads
+
+        with threads(self.threads or 1):  # a look takes milliseconds: two threads wait for each other
+            return align(rgb, detector, model_resolution=size, face=face, box=box)
 
     def _detector(self) -> Any:
-        from realdrag.align import CascadeDetector, FanDetector
-        from realdrag.weights import fan_ready
+        from realdrag.align import CascadeDetector, EmbeddedDetector, FanDetector
+        from realdrag.weights import fan_ready, load_landmarks
 
         wanted = self.settings.align.detector
-        if wanted == "cascade" or (wanted == "auto" and not fan_ready(self.progress)):
+        if wanted == "cascade":
             return CascadeDetector()
+        if wanted == "embedded" or (wanted == "auto" and not fan_ready(self.progress)):
+            return EmbeddedDetector(load_landmarks())
         if wanted == "fan" and not fan_ready(self.progress):
             raise InputError("face-alignment's weights are not there", "take --detector auto, or see `realdrag doctor`")
         from realdrag.devices import quiet_torchvision
@@ -216,9 +223,10 @@ class Editor:
         """The store's key of this crop under this model and these settings."""
         from realdrag.devices import kind
         from realdrag.store import latent_key
+        from realdrag.weights import loss_identity
 
         extra = {
-            "loss": self.loss,
+            "loss": loss_identity(self.loss),
             "precision": self.precision,
             "device": kind(self.device),
             "encoder": self.model.encoder_sha256 or "",
@@ -242,7 +250,7 @@ class Editor:
 
             device = pick(self.device)
             checkpoint = self.store.checkpoint(key)
-            with threads(self._threads(small_loss=self.loss in ("squeeze", "multiscale"))):
+            with threads(self._threads(small_loss=self.loss in ("squeeze", "embedded"))):
                 latent = invert(
                     alignment.crop,
                     self.generator,

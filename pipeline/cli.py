@@ -55,7 +55,9 @@ MaskOpt = Annotated[
 ModelOpt = Annotated[
     str | None, typer.Option("--model", metavar="M", help="An embedded model's name or a .safetensors generator.")
 ]
-DetectorOpt = Annotated[str | None, typer.Option("--detector", metavar="auto|fan|cascade", help="Who finds the face.")]
+DetectorOpt = Annotated[
+    str | None, typer.Option("--detector", metavar="auto|fan|embedded|cascade", help="Who finds the face.")
+]
 FaceOpt = Annotated[int | None, typer.Option("--face", metavar="K", help="The K-th largest face, from 1.")]
 BoxOpt = Annotated[str | None, typer.Option("--box", metavar="X0,Y0,X1,Y1", help="Where the face is, in photo pixels.")]
 WholeOpt = Annotated[bool, typer.Option("--whole", help="Take the largest centred square as it is.")]
@@ -65,7 +67,7 @@ PresetOpt = Annotated[
 SpaceOpt = Annotated[str | None, typer.Option("--space", metavar="w|w+", help="The latent space of the inversion.")]
 PerceptualOpt = Annotated[
     str | None,
-    typer.Option("--perceptual", metavar="auto|vgg|alex|squeeze|multiscale", help="The perceptual loss."),
+    typer.Option("--perceptual", metavar="auto|vgg|alex|squeeze|embedded", help="The perceptual loss."),
 ]
 TuneOpt = Annotated[
     str | None, typer.Option("--tune", metavar="none|full", help="Tune the generator around the latent, or not.")

@@ -129,7 +129,7 @@ def _backbones() -> Iterator[Finding]:
         yield Finding("perceptual backbones", True, ", ".join(found))
     else:
         advice = f"fetched when online, or put {BACKBONES['vgg'].url} into {checkpoints()}"
-        yield Finding("perceptual backbones", None, "none: the multiscale loss stands in", advice)
+        yield Finding("perceptual backbones", None, "none: the embedded loss stands in", advice)
 
 
 def _network() -> Iterator[Finding]:
@@ -141,7 +141,7 @@ def _network() -> Iterator[Finding]:
 
 
 def _model() -> Iterator[Finding]:
-    from realdrag.weights import load_encoder, load_generator, resolve_model
+    from realdrag.weights import load_encoder, load_generator, load_landmarks, load_perceptual, resolve_model
 
     model = resolve_model(None)
     import torch
@@ -149,7 +149,10 @@ def _model() -> Iterator[Finding]:
     cpu = torch.device("cpu")
     size = load_generator(model, cpu).config.img_resolution
     encoder = "with encoder" if load_encoder(model, cpu) else "without encoder"
-    yield Finding("embedded model", True, f"{model.name}, {size} px, {encoder}, sha256 {model.sha256[:12]}")
+    load_landmarks()
+    load_perceptual("embedded", cpu)
+    value = f"{model.name}, {size} px, {encoder}, sha256 {model.sha256[:12]}; landmarks; perceptual"
+    yield Finding("embedded models", True, value)
 
 
 def _home() -> Iterator[Finding]:
@@ -201,7 +204,7 @@ CHECKS: dict[str, Callable[[], Iterator[Finding]]] = {
     "face-alignment's weights": _fan,
     "perceptual backbones": _backbones,
     "network": _network,
-    "embedded model": _model,
+    "embedded models": _model,
     "home": _home,
     "config file": _config,
     "free space": _space,

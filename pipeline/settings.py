@@ -13,7 +13,7 @@ from typing import Literal
 class AlignSettings:
     """Finding and cropping the face."""
 
-    detector: Literal["auto", "fan", "cascade"] = "auto"
+    detector: Literal["auto", "fan", "embedded", "cascade"] = "auto"
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class InversionSettings:
     """From crop to latent: W, then W+, then optionally the generator itself around the pivot (PTI)."""
 
     space: Literal["w", "w+"] = "w+"
-    perceptual: Literal["auto", "vgg", "alex", "squeeze", "multiscale"] = "auto"
+    perceptual: Literal["auto", "vgg", "alex", "squeeze", "embedded"] = "auto"
     steps_w: int = 40
     steps_w_plus: int = 150
     lr: float = 0.03

@@ -62,7 +62,7 @@ class Alignment:
     crop: [size, size, 3] uint8 sRGB.
     landmarks: [68, 2] photo pixels in the 300-W order, or None.
     box: face box (x0, y0, x1, y1) in photo pixels, or None (`--whole`).
-    detector: "fan", "cascade", "box", "whole"; confidence: the detector's own, 0..1, or None.
+    detector: "fan", "embedded", "cascade", "box", "whole"; confidence: the detector's own, 0..1, or None.
     """
 
     to_crop: npt.NDArray[np.floating[Any]]
@@ -90,7 +90,7 @@ class Latent:
     w_plus: [num_ws, w_dim] float32. Rendered with the model's own constant noise, as it was optimised.
     delta: parameter name → float16 difference to the base model (pivotal tuning), or None.
     picture: what generator and latent render, [r, r, 3] uint8.
-    loss: the perceptual loss that was optimised ("lpips-vgg", "multiscale", …).
+    loss: the perceptual loss that was optimised ("lpips-vgg", "embedded", …).
     metrics: "lpips" (None without a backbone), "psnr" (dB), "ssim", all of `picture` against the crop at size r.
     """
 

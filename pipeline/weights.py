@@ -22,6 +22,7 @@ from realdrag.progress import Progress
 if TYPE_CHECKING:
     import torch
 
+    from realdrag.align.landmarks import LandmarkNet
     from realdrag.inversion import Perceptual
     from realdrag.stylegan import Encoder, Generator
 
@@ -38,13 +39,16 @@ __all__ = [
     "find_backbone",
     "load_encoder",
     "load_generator",
+    "load_landmarks",
     "load_perceptual",
+    "loss_identity",
     "model_resolution",
     "present",
     "resolve_model",
 ]
 
 EMBEDDED = "faces-64"
+LANDMARKS, PERCEPTUAL = "landmarks.safetensors", "perceptual.safetensors"
 
 
 @dataclass(frozen=True)
@@ -85,9 +89,13 @@ FAN = (
 
 def embedded_models() -> dict[str, Path]:
     """Name → file of the generators that come with the package."""
-    folder = Path(str(importlib.resources.files("realdrag.models")))
-    files = sorted(folder.glob("*.safetensors"))
-    return {path.stem: path for path in files if not path.stem.endswith("-encoder")}
+    encoders = sorted(_models().glob("*-encoder.safetensors"))
+    names = [path.name.removesuffix("-encoder.safetensors") for path in encoders]
+    return {name: _models() / f"{name}.safetensors" for name in names}
+
+
+def _models() -> Path:
+    return Path(str(importlib.resources.files("realdrag.models")))
 
 
 def resolve_model(name: str | None) -> ModelFile:
@@ -169,6 +177,25 @@ def _read(path: Path, expected: str) -> tuple[dict[str, torch.Tensor], dict[str,
         raise InputError(f"{path}: not a readable safetensors file: {reason}") from error
 
 
+def load_landmarks() -> LandmarkNet:
+    """The embedded landmark network, frozen, on the CPU."""
+    from realdrag.align.landmarks import LandmarkNet
+
+    net = LandmarkNet()
+    _fill(net, _models() / LANDMARKS, "realdrag-landmarks-1")
+    return net
+
+
+def _fill(net: torch.nn.Module, path: Path, expected: str) -> None:
+    """The weights of an embedded network, which then stays as it is. WorkError when the installation is damaged."""
+    try:
+        tensors, _ = _read(path, expected)
+        net.load_state_dict({key: tensor.float() for key, tensor in tensors.items()})
+    except (InputError, RuntimeError) as error:
+        raise WorkError(f"the embedded {path.name} is missing or damaged", "install realdrag again") from error
+    net.eval().requires_grad_(False)
+
+
 def checkpoints() -> Path:
     """The folder where torch.hub, and so torchvision and face-alignment, keep files they fetched."""
     cache = os.environ.get("XDG_CACHE_HOME", "~/.cache")
@@ -181,12 +208,12 @@ def present(remote: Remote) -> bool:
 
 
 def find_backbone(choice: str, progress: Progress) -> str:
-    """The perceptual loss to use for `choice`: "vgg", "alex", "squeeze", or "multiscale" (no backbone).
+    """The perceptual loss to use for `choice`: "vgg", "alex", "squeeze", or "embedded" (no backbone).
 
-    `auto` is the first backbone present, else VGG if it can be fetched, else "multiscale", and says so.
+    `auto` is the first backbone present, else VGG if it can be fetched, else "embedded", and says so.
     WorkError when another choice is neither present nor to be fetched.
     """
-    if choice == "multiscale":
+    if choice == "embedded":
         return choice
     if choice == "auto":
         found = next((name for name, remote in BACKBONES.items() if present(remote)), None)
@@ -201,18 +228,20 @@ def find_backbone(choice: str, progress: Progress) -> str:
             hint = f"put {remote.url} into {folder} as {remote.name}, or choose --perceptual auto"
             raise WorkError(f"the {name} backbone is missing: {error.message}", hint) from error
         progress.say(
-            f"no LPIPS backbone is there and {error.message}: the multiscale loss stands in (more: realdrag doctor)"
+            f"no LPIPS backbone is there and {error.message}: the embedded loss stands in (more: realdrag doctor)"
         )
-        return "multiscale"
+        return "embedded"
     return name
 
 
 def load_perceptual(name: str, device: torch.device) -> Perceptual:
     """The loss that `find_backbone` named, on `device`. WorkError when the backbone's file is unusable."""
-    from realdrag.inversion import Lpips, Multiscale
+    from realdrag.inversion import Embedded, Lpips, PerceptualNet
 
-    if name == "multiscale":
-        return Multiscale()
+    if name == "embedded":
+        net = PerceptualNet()
+        _fill(net, _models() / PERCEPTUAL, "realdrag-perceptual-1")
+        return Embedded(net.to(device))
     import torch
 
     from realdrag.devices import import_lpips, quiet_torchvision
@@ -233,6 +262,11 @@ def load_perceptual(name: str, device: torch.device) -> Perceptual:
     except RuntimeError as error:
         raise WorkError(f"{path} is not the {name} backbone: a tensor has another shape", hint) from error
     return Lpips(module.eval().requires_grad_(False).to(device), name)
+
+
+def loss_identity(name: str) -> str:
+    """What a latent's key holds of the loss `name`: backbones are what they are for ever, the embedded one is not."""
+    return f"{name} {_sha256(_models() / PERCEPTUAL)}" if name == "embedded" else name
 
 
 def _backbone_state(name: str) -> dict[str, torch.Tensor]:
@@ -257,7 +291,7 @@ def fan_ready(progress: Progress) -> bool:
         for remote in FAN:
             _fetch(remote, progress)
     except WorkError as error:
-        progress.say(f"face-alignment's weights are missing and {error.message}: landmarks will be coarser")
+        progress.say(f"face-alignment's weights are missing and {error.message}: the embedded landmarks stand in")
         return False
     return True
 

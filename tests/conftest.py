@@ -23,7 +23,7 @@ QUICK = """
 [align]
 detector = "cascade"
 [inversion]
-perceptual = "multiscale"
+perceptual = "embedded"
 steps_w = 2
 steps_w_plus = 3
 tune_steps = 2

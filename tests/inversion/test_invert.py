@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import os
 from collections.abc import Mapping
 from dataclasses import replace
@@ -13,13 +14,14 @@ import pytest
 import torch
 
 from realdrag.devices import threads
-from realdrag.inversion import Lpips, Multiscale, invert
+from realdrag.inversion import Embedded, Lpips, invert
 from realdrag.inversion.invert import measure, starting_point
 from realdrag.inversion.optimise import Phases
 from realdrag.progress import Silent
 from realdrag.settings import InversionSettings
 from realdrag.stylegan import Encoder, Generator, to_picture, to_tensor, with_delta
 from realdrag.values import Latent
+from realdrag.weights import load_perceptual
 
 QUICK = InversionSettings(steps_w=12, steps_w_plus=16, tune_steps=10, tune="none", lr=0.05)
 PHASES = ("w", "w+", "tune")
@@ -56,9 +58,16 @@ class Memory:
         self.saves += 1
 
 
+@functools.cache
+def embedded() -> Embedded:
+    loss = load_perceptual("embedded", torch.device("cpu"))
+    assert isinstance(loss, Embedded)
+    return loss
+
+
 def run(crop: np.ndarray, generator: Generator, settings: InversionSettings = QUICK, **more: object) -> Latent:
     arguments = {"model_sha256": "0" * 64, "progress": Silent()} | more
-    return invert(crop, generator, None, Multiscale(), settings, **arguments)  # type: ignore[arg-type]
+    return invert(crop, generator, None, embedded(), settings, **arguments)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
@@ -92,9 +101,9 @@ def test_a_picture_of_the_generator_is_found_again(generator: Generator, crop: n
     assert latent.w_plus.shape == (8, 64)
     assert latent.w_plus.dtype == np.float32
     assert latent.delta is None
-    assert (latent.loss, latent.model_sha256) == ("multiscale", "0" * 64)
+    assert (latent.loss, latent.model_sha256) == ("embedded", "0" * 64)
     assert error(latent.picture, crop) < 0.4 * error(mean_picture(generator), crop)
-    assert latent.metrics == measure(latent.picture, crop, Multiscale())
+    assert latent.metrics == measure(latent.picture, crop, embedded())
 
 
 def test_each_phase_brings_it_nearer(generator: Generator, crop: np.ndarray) -> None:
@@ -119,14 +128,14 @@ def test_the_picture_shown_is_the_picture_optimised(generator: Generator, crop: 
     """The published projectors optimise noise maps and show others."""
     seen: list[torch.Tensor] = []
 
-    class Spy(Multiscale):
+    class Spy(Embedded):
         def to(self, target: torch.Tensor):  # type: ignore[no-untyped-def]
             inner = super().to(target)
             return lambda picture: (seen.append(picture.detach()), inner(picture))[1]
 
-    latent = invert(crop, generator, None, Spy(), QUICK, model_sha256="", progress=Silent())
+    latent = invert(crop, generator, None, Spy(embedded().net), QUICK, model_sha256="", progress=Silent())
     shown, optimised = latent.picture.astype(int), to_picture(seen[-1]).astype(int)
-    assert np.abs(shown - optimised).max() <= 2  # one step on, at the last and lowest rate
+    assert np.abs(shown - optimised).max() <= 4  # one step on, at the last and lowest rate
     assert len(seen) == QUICK.steps_w + QUICK.steps_w_plus
     again = to_picture(generator.synthesize(torch.from_numpy(latent.w_plus)[None]))
     assert again.tobytes() == latent.picture.tobytes()
@@ -271,13 +280,13 @@ def test_the_rate_falls_to_nothing_over_the_last_quarter(monkeypatch: pytest.Mon
 def test_metrics_are_those_of_the_pictures() -> None:
     rng = np.random.default_rng(0)
     a = rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)
-    same = measure(a, a, Multiscale())
+    same = measure(a, a, embedded())
     assert same["lpips"] is None
     assert same["ssim"] == 1
     assert same["psnr"] is not None
     assert same["psnr"] > 80
     b = np.where(a > 127, a - 10, a + 10).astype(np.uint8)
-    assert measure(b, a, Multiscale())["psnr"] == pytest.approx(10 * np.log10(255**2 / 100), abs=0.01)
+    assert measure(b, a, embedded())["psnr"] == pytest.approx(10 * np.log10(255**2 / 100), abs=0.01)
 
 
 def test_lpips_is_reported_when_it_is_there(package: torch.nn.Module, crop: np.ndarray) -> None:
