@@ -47,7 +47,7 @@ __all__ = [
     "resolve_model",
 ]
 
-EMBEDDED = "faces-64"
+EMBEDDED = "faces-128"
 LANDMARKS, PERCEPTUAL = "landmarks.safetensors", "perceptual.safetensors"
 
 

@@ -19,7 +19,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def generator() -> Generator:
-    """The embedded faces, 64 px."""
+    """The embedded faces, 128 px."""
     return load_generator(resolve_model(None))
 
 
@@ -30,4 +30,4 @@ def latent(generator: Generator) -> Latent:
     with torch.no_grad():
         w_plus = generator.truncated(z, 0.7).clone()
         picture = to_picture(generator.synthesize(w_plus))
-    return Latent(w_plus[0].numpy(), None, picture, "", "multiscale", {"lpips": None, "psnr": 40.0, "ssim": 1.0})
+    return Latent(w_plus[0].numpy(), None, picture, "", "embedded", {"lpips": None, "psnr": 40.0, "ssim": 1.0})

@@ -21,8 +21,8 @@ from realdrag.stylegan import Generator, GeneratorConfig, to_picture
 from realdrag.values import Drag, Latent, Outcome, TraceStep
 
 SETTINGS = DragSettings()
-NOSE, UP = np.array([[32.0, 38.0]]), np.array([[32.0, 36.0]])  # pixels of the 64 px picture
-STOP = 2 / 4  # 2 work pixels of 256, in pixels of 64
+NOSE, UP = np.array([[64.0, 76.0]]), np.array([[64.0, 72.0]])  # pixels of the 128 px picture
+STOP = 2 / 2  # 2 work pixels of 256, in pixels of 128
 
 
 def run(latent: Latent, generator: Generator, handles: np.ndarray, targets: np.ndarray, **more: object) -> Drag:
@@ -52,20 +52,20 @@ def flow_at(before: np.ndarray, after: np.ndarray, x: float, y: float) -> np.nda
 def test_a_drag_of_a_few_pixels_arrives(latent: Latent, generator: Generator, reached: Drag) -> None:
     assert reached.outcome is Outcome.REACHED
     (handle,) = reached.handles
-    assert (handle.start, handle.target) == ((32.0, 38.0), (32.0, 36.0))
-    assert handle.distance_start == 2
+    assert (handle.start, handle.target) == ((64.0, 76.0), (64.0, 72.0))
+    assert handle.distance_start == 4
     assert handle.distance_end <= STOP
-    assert np.hypot(handle.end[0] - 32, handle.end[1] - 36) == pytest.approx(handle.distance_end, abs=0.002)
-    assert reached.block == "b32"
-    assert reached.trace[0].distances == (2.0,)
+    assert np.hypot(handle.end[0] - 64, handle.end[1] - 72) == pytest.approx(handle.distance_end, abs=0.002)
+    assert reached.block == "b64"
+    assert reached.trace[0].distances == (4.0,)
     assert reached.trace[reached.chosen].distances == (handle.distance_end,)
     assert [t.step for t in reached.trace] == list(range(reached.steps + 1))
 
 
 def test_the_picture_moved_the_same_way(latent: Latent, reached: Drag) -> None:
     """Seen by dense flow, which knows nothing of features."""
-    x, y = flow_at(latent.picture, reached.picture, 32, 38)
-    assert y < -0.6
+    x, y = flow_at(latent.picture, reached.picture, 64, 76)
+    assert y < -1.2
     assert abs(x) < 0.5 * abs(y)
 
 
@@ -92,11 +92,11 @@ def test_rows_beyond_the_model_s_are_all_rows(latent: Latent, generator: Generat
 
 
 def test_two_handles_arrive_together(latent: Latent, generator: Generator) -> None:
-    handles = np.array([[25.0, 46.0], [39.0, 46.0]])
-    drag = run(latent, generator, handles, handles + np.array([[-1.5, -1.0], [1.5, -1.0]]))
+    handles = np.array([[50.0, 92.0], [78.0, 92.0]])
+    drag = run(latent, generator, handles, handles + np.array([[-3.0, -2.0], [3.0, -2.0]]))
     assert drag.outcome is Outcome.REACHED
     assert all(handle.distance_end <= STOP for handle in drag.handles)
-    assert drag.templates.shape == (2, generator.config.channels(32))
+    assert drag.templates.shape == (2, generator.config.channels(64))
 
 
 def test_distances_are_in_photo_pixels(latent: Latent, generator: Generator, reached: Drag) -> None:
@@ -106,9 +106,9 @@ def test_distances_are_in_photo_pixels(latent: Latent, generator: Generator, rea
     drag = run(latent, generator, place(NOSE), place(UP), to_model=np.linalg.inv(to_photo))
     np.testing.assert_allclose(drag.way[1], reached.way[1], atol=1e-4)
     assert drag.outcome is Outcome.REACHED
-    assert drag.trace[0].distances == (6.0,)
+    assert drag.trace[0].distances == (12.0,)
     (handle,) = drag.handles
-    assert handle.distance_start == 6
+    assert handle.distance_start == 12
     assert handle.distance_end <= 3 * STOP + 0.001
     assert np.hypot(*(np.array(handle.end) - place(UP)[0])) == pytest.approx(handle.distance_end, abs=0.003)
 
@@ -141,7 +141,7 @@ def test_few_steps_end_with_max_steps(latent: Latent, generator: Generator, step
     np.testing.assert_array_equal(drag.way[0], latent.w_plus)
     if steps == 0:
         np.testing.assert_array_equal(drag.picture, latent.picture)
-        assert drag.handles[0].distance_end == drag.handles[0].distance_start == 2
+        assert drag.handles[0].distance_end == drag.handles[0].distance_start == 4
 
 
 def test_a_target_that_is_reached_already_changes_nothing(latent: Latent, generator: Generator) -> None:
@@ -167,7 +167,7 @@ def test_cancelling_ends_within_a_step(latent: Latent, generator: Generator, aft
 
 
 def test_what_cannot_be_reached_says_so_and_shows_the_nearest(latent: Latent, generator: Generator) -> None:
-    handles, targets = np.array([[32.0, 38.0], [25.0, 46.0]]), np.array([[0.0, 0.0], [63.0, 0.0]])
+    handles, targets = np.array([[64.0, 76.0], [50.0, 92.0]]), np.array([[0.0, 0.0], [127.0, 0.0]])
     drag = run(latent, generator, handles, targets, settings=replace(SETTINGS, max_steps=30))
     assert drag.outcome is not Outcome.REACHED
     means = [np.mean(t.distances) for t in drag.trace]
@@ -191,7 +191,7 @@ def test_progress_says_what_is_left(latent: Latent, generator: Generator) -> Non
 
     run(latent, generator, NOSE, UP, settings=replace(SETTINGS, max_steps=1), progress=Told())
     assert told[0] == ("drag", 1)
-    assert told[1] == (0, "2.0 px left")
+    assert told[1] == (0, "4.0 px left")
     assert [t[0] for t in told[1:-1] if isinstance(t, tuple)] == [0, 1]
     assert told[-1] == "end"
 
@@ -245,17 +245,17 @@ def test_a_handle_that_looks_like_nothing_is_lost(latent: Latent, generator: Gen
 
 
 def test_the_fixed_region_is_respected(latent: Latent, generator: Generator) -> None:
-    movable = np.zeros((64, 64), np.float32)
-    movable[32:, 14:50] = 1
+    movable = np.zeros((128, 128), np.float32)
+    movable[64:, 28:100] = 1
     settings = replace(SETTINGS, max_steps=25)
     masked = run(latent, generator, NOSE, UP, movable=movable, settings=settings)
     free = run(latent, generator, NOSE, UP, settings=settings)
     change = [np.abs(d.picture.astype(float) - latent.picture)[movable == 0].mean() for d in (masked, free)]
     assert change[0] < 0.7 * change[1]
-    assert masked.handles[0].distance_end < 2
+    assert masked.handles[0].distance_end < 4
 
 
-@pytest.mark.parametrize("size", [16, 64, 200])
+@pytest.mark.parametrize("size", [16, 128, 200])
 def test_a_mask_of_any_size_covers_the_same_place(latent: Latent, generator: Generator, size: int) -> None:
     movable = np.zeros((size, size), np.float32)
     movable[size // 2 :] = 1
@@ -263,14 +263,14 @@ def test_a_mask_of_any_size_covers_the_same_place(latent: Latent, generator: Gen
         latent, generator, NOSE, UP, to_model=np.eye(3), movable=movable, settings=SETTINGS, previous=None
     )
     assert problem.fixed is not None
-    assert problem.fixed.shape == (32, 32)
-    assert (problem.fixed[:13] > 0.9).all()
-    assert (problem.fixed[19:] < 0.1).all()
+    assert problem.fixed.shape == (64, 64)
+    assert (problem.fixed[:26] > 0.9).all()
+    assert (problem.fixed[38:] < 0.1).all()
     assert problem.fixed.mean() == pytest.approx(0.5, abs=0.02)
 
 
 def test_everywhere_movable_is_no_mask(latent: Latent, generator: Generator) -> None:
-    movable = np.ones((64, 64), np.float32)
+    movable = np.ones((128, 128), np.float32)
     problem, _ = set_up(
         latent, generator, NOSE, UP, to_model=np.eye(3), movable=movable, settings=SETTINGS, previous=None
     )
@@ -285,7 +285,7 @@ def test_a_small_fixed_area_weighs_as_much_as_a_large_one(latent: Latent, genera
     )
     _, seen, features = look(problem, state)
     plain = supervise(problem, features, seen)
-    fixed = torch.zeros(32, 32)
+    fixed = torch.zeros(64, 64)
     fixed[:area, :area] = 1
     changed = features.detach() + 0.25
     with_mask = supervise(replace(problem, fixed=fixed), changed, seen)
@@ -348,18 +348,18 @@ def test_the_loss_pulls_towards_the_target(latent: Latent, generator: Generator)
         latent, generator, NOSE, UP, to_model=np.eye(3), movable=None, settings=SETTINGS, previous=None
     )
     problem = replace(problem, keep_weight=0.0)
-    ramp = torch.arange(32.0)[:, None].repeat(1, 1, 1, 32).requires_grad_()  # features that rise downwards
+    ramp = torch.arange(64.0)[:, None].repeat(1, 1, 1, 64).requires_grad_()  # features that rise downwards
     seen = Sight(state.points, (problem.targets - state.points).norm(dim=1), torch.zeros(1))
     loss = supervise(problem, ramp, seen)
     (gradient,) = torch.autograd.grad(loss, ramp)
     # The place above has less than the handle; lowering the loss raises it: the handle's look comes over.
-    assert float(loss.detach()) == pytest.approx(problem.push / 8, abs=1e-4)
+    assert float(loss.detach()) == pytest.approx(problem.push / 4, abs=1e-4)
     assert float(gradient.sum()) == pytest.approx(-1, abs=1e-4)
     near = replace(seen, distances=torch.tensor([problem.stop / 2]))
     assert float(supervise(problem, ramp, near).detach()) == 0
 
 
-@pytest.mark.parametrize("corner", [(-0.4, -0.4), (63.4, 63.4), (0.0, 63.0)])
+@pytest.mark.parametrize("corner", [(-0.4, -0.4), (127.4, 127.4), (0.0, 127.0)])
 def test_handles_at_the_border_see_the_edge_not_zeros(
     latent: Latent, generator: Generator, corner: tuple[float, float]
 ) -> None:
@@ -367,9 +367,9 @@ def test_handles_at_the_border_see_the_edge_not_zeros(
     problem, state = set_up(
         latent, generator, handle, NOSE, to_model=np.eye(3), movable=None, settings=SETTINGS, previous=None
     )
-    x, y = (min(max(round((c + 0.5) / 2 - 0.5), 0), 31) for c in corner)
+    x, y = (min(max(round((c + 0.5) / 2 - 0.5), 0), 63) for c in corner)
     torch.testing.assert_close(problem.templates[0], problem.original[0, :, y, x], rtol=0.3, atol=1.0)
-    ones = torch.ones(1, 2, 32, 32)
+    ones = torch.ones(1, 2, 64, 64)
     torch.testing.assert_close(at(ones, state.points, problem.work), torch.ones(1, 2))
     torch.testing.assert_close(at(ones, state.points + problem.patch, problem.work), torch.ones(len(problem.patch), 2))
     _, seen, _ = look(problem, state)
@@ -390,15 +390,15 @@ def test_going_on_starts_where_the_drag_came_to(latent: Latent, generator: Gener
 
 def test_a_new_handle_gets_a_template_of_what_is_there_now(latent: Latent, generator: Generator, reached: Drag) -> None:
     end = np.array([reached.handles[0].end])
-    handles = np.vstack([[20.0, 20.0], end + 0.3])
+    handles = np.vstack([[40.0, 40.0], end + 0.3])
     problem, _ = set_up(
         latent, generator, handles, handles + 3, to_model=np.eye(3), movable=None, settings=SETTINGS, previous=reached
     )
     np.testing.assert_array_equal(problem.templates[1], reached.templates[0])
-    now = generator.synthesize(torch.from_numpy(reached.way[reached.chosen])[None], "b32")
-    torch.testing.assert_close(problem.templates[:1], at(now, torch.tensor([[81.5, 81.5]]), 256))
+    now = generator.synthesize(torch.from_numpy(reached.way[reached.chosen])[None], "b64")
+    torch.testing.assert_close(problem.templates[:1], at(now, torch.tensor([[80.5, 80.5]]), 256))
     # The mask protects the picture of the inversion, not the edited one.
-    torch.testing.assert_close(problem.original, generator.synthesize(torch.from_numpy(latent.w_plus)[None], "b32"))
+    torch.testing.assert_close(problem.original, generator.synthesize(torch.from_numpy(latent.w_plus)[None], "b64"))
 
 
 @pytest.mark.parametrize(("away", "kept"), [(0.0, True), (0.9, True), (1.1, False)])
@@ -425,9 +425,9 @@ def test_large_models_use_the_published_block() -> None:
     assert choose_block(net, "b1024") == "b1024"
 
 
-@pytest.mark.parametrize("wanted", ["b128", "32", "", "B32"])
+@pytest.mark.parametrize("wanted", ["b256", "32", "", "B32"])
 def test_an_unknown_block_names_those_there_are(latent: Latent, generator: Generator, wanted: str) -> None:
-    with pytest.raises(InputError, match="b4, b8, b16, b32, b64") as caught:
+    with pytest.raises(InputError, match="b4, b8, b16, b32, b64, b128") as caught:
         run(latent, generator, NOSE, UP, settings=replace(SETTINGS, block=wanted))
     assert repr(wanted) in caught.value.message
 

@@ -53,11 +53,11 @@ def test_everything_is_looked_at_in_one_line_each(monkeypatch: pytest.MonkeyPatc
     findings = examine()
     by_name = {finding.name: finding for finding in findings}
     assert len(by_name) == len(findings)
-    for name in ("python", "realdrag", "torch", "opencv", "lpips", "embedded model", "home", "config file"):
+    for name in ("python", "realdrag", "torch", "opencv", "lpips", "embedded models", "home", "config file"):
         assert by_name[name].ok, by_name[name]
     assert by_name["face-alignment"] == Finding("face-alignment", False, "two lines", "")
     assert by_name["network: download.pytorch.org:443"].value == "reachable"
-    assert "faces-64, 64 px, with encoder" in by_name["embedded model"].value
+    assert "faces-128, 128 px, with encoder" in by_name["embedded models"].value
     assert all("\n" not in f.value + f.advice and f.value for f in findings)
 
 

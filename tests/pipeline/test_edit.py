@@ -64,6 +64,7 @@ def test_the_demo_edit_with_the_default_settings(
     report = json.loads(ran.out)  # fails where anything else is on stdout
     check_report(report, photo, output)
     assert report["cache"] == "miss"
+    assert (report["detector"], report["loss"], report["model"]["name"]) == ("embedded", "embedded", "faces-128")
     assert report["inversion"]["psnr"] > 20
     changed = differs(pixels(output), astronaut)
     assert changed[mouth > 0].any()

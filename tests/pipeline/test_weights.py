@@ -84,13 +84,13 @@ def backbone(name: str, hub: Path) -> dict[str, torch.Tensor]:
 
 def test_the_default_model_is_the_embedded_one() -> None:
     model = weights.resolve_model(None)
-    assert model == weights.resolve_model("faces-64")
-    assert model.name == "faces-64"
+    assert model == weights.resolve_model("faces-128")
+    assert model.name == "faces-128"
     assert model.sha256 == hashlib.sha256(model.path.read_bytes()).hexdigest()
     generator = weights.load_generator(model, CPU)
     encoder = weights.load_encoder(model, CPU)
     assert isinstance(encoder, Encoder)
-    assert generator.config.img_resolution == weights.model_resolution(model) == 64
+    assert generator.config.img_resolution == weights.model_resolution(model) == 128
     assert model.encoder_path
     assert model.encoder_sha256 == hashlib.sha256(model.encoder_path.read_bytes()).hexdigest()
     assert not any(p.requires_grad for p in generator.parameters())
@@ -110,12 +110,12 @@ def test_a_model_can_be_a_path_with_or_without_an_encoder(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize(
     ("name", "said"),
-    [("faces-46", "did you mean faces-64"), ("gone/m.safetensors", "no model file"), ("m.pkl", "no model")],
+    [("faces-182", "did you mean faces-128"), ("gone/m.safetensors", "no model file"), ("m.pkl", "no model")],
 )
 def test_a_model_that_is_not_there_is_said(name: str, said: str) -> None:
     with pytest.raises(InputError, match=said) as caught:
         weights.resolve_model(name)
-    assert "faces-64" in str(caught.value)
+    assert "faces-128" in str(caught.value)
 
 
 def test_other_formats_are_refused_unread(tmp_path: Path) -> None:
@@ -161,16 +161,16 @@ def test_auto_takes_the_first_present_without_the_network(hub: Path, tried: list
         (hub / weights.BACKBONES[name].name).write_bytes(b"")
         assert weights.find_backbone("auto", Silent()) == name
     assert weights.find_backbone("squeeze", Silent()) == "squeeze"
-    assert weights.find_backbone("multiscale", Silent()) == "multiscale"
+    assert weights.find_backbone("embedded", Silent()) == "embedded"
     assert tried == []
 
 
 def test_auto_offline_stands_in_says_so_and_asks_once(tried: list[str]) -> None:
     told = Told()
     for n in (1, 2):
-        assert weights.find_backbone("auto", told) == "multiscale"
+        assert weights.find_backbone("auto", told) == "embedded"
         assert len(told.lines) == n
-        assert "multiscale" in told.lines[-1]
+        assert "embedded" in told.lines[-1]
         assert "realdrag doctor" in told.lines[-1]
     assert tried.count("download.pytorch.org") == 1
 
@@ -217,10 +217,10 @@ def test_lpips_is_the_packages_own(name: str, hub: Path) -> None:
     torch.testing.assert_close(loss.to(a)(b), module(a, b).squeeze(), rtol=1e-4, atol=1e-6)
 
 
-def test_multiscale_needs_no_file() -> None:
-    loss = weights.load_perceptual("multiscale", CPU)
+def test_the_embedded_loss_needs_no_download() -> None:
+    loss = weights.load_perceptual("embedded", CPU)
     picture = torch.rand(1, 3, 32, 32)
-    assert loss.name == "multiscale"
+    assert loss.name == "embedded"
     assert loss.to(picture)(picture).item() == pytest.approx(0, abs=1e-6)
 
 
@@ -257,7 +257,7 @@ def test_fan_is_ready_when_its_files_are_there(hub: Path, tried: list[str]) -> N
 def test_one_refusal_serves_backbones_and_fan(monkeypatch: pytest.MonkeyPatch, tried: list[str]) -> None:
     """Where names cannot even be looked up, whoever asks first asks for all."""
     monkeypatch.setattr(network, "PATIENCE_S", 0.0)
-    assert weights.find_backbone("auto", Silent()) == "multiscale"
+    assert weights.find_backbone("auto", Silent()) == "embedded"
     assert not weights.fan_ready(Silent())
     assert sorted(tried) == ["download.pytorch.org", "www.adrianbulat.com"]
 
