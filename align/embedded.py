@@ -70,8 +70,9 @@ class EmbeddedDetector:
         return []
 
     def face_in(self, rgb: Picture, box: Box) -> Face:
-        """With landmarks where the network trusts them; turned by up to 45° or so."""
-        return self._face(rgb, box)
+        """With landmarks where the network trusts them, turned by any angle."""
+        looks = (self._face(rgb, box, roll) for roll in (0.0, 90.0, -90.0, 180.0))
+        return next((face for face in looks if face.landmarks is not None), Face(box))
 
     def _face(self, rgb: Picture, box: Box, roll: float = 0.0) -> Face:
         """What is in `box`, turned by about `roll` degrees."""

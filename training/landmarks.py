@@ -1,6 +1,6 @@
 """Train the landmark network: 68 points and a confidence from a rough crop of a face.
 
-    python training/landmarks.py --faces faces-128.npz --state landmarks.pt --minutes 45 --export models
+    python training/landmarks.py --faces faces-128.npz --state landmarks.pt --minutes 42 --export models
 
 Every crop is drawn anew: turned, scaled, shifted, in other surroundings, covered, blurred, grey, compressed. The
 state is written every few minutes and on Ctrl-C, and the same command goes on from it; `--evaluate` only measures.

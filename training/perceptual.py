@@ -1,7 +1,7 @@
 """Train the perceptual network to follow LPIPS (SqueezeNet) on faces; LPIPS itself is only the teacher.
 
     python training/perceptual.py --faces faces-128.npz --teacher lpips-squeeze.safetensors \
-        --generator models/faces-128.safetensors --state perceptual.pt --minutes 30 --export models
+        --generator models/faces-128.safetensors --state perceptual.pt --minutes 20 --export models
 
 Pairs are a face and what distortions, blends, warps and the generator make of it. First every module learns alone to do
 what the teacher's does with the same input, then the network as a whole learns the distances. The state is written

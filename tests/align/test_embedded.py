@@ -191,10 +191,11 @@ def test_landmarks_do_not_depend_on_the_crops_size(astronaut: Picture, upright: 
     assert error(again.points, transform(to_large, small.points)) < 0.015
 
 
+@pytest.mark.parametrize("degrees", [30, -120, 180])
 def test_a_given_box_is_straightened_by_its_landmarks(
-    detector: EmbeddedDetector, astronaut: Picture, upright: np.ndarray
+    detector: EmbeddedDetector, astronaut: Picture, upright: np.ndarray, degrees: float
 ) -> None:
-    picture, matrix = turned(astronaut[:300, 60:400], 30, 0.9)
+    picture, matrix = turned(astronaut[:300, 60:400], degrees, 0.9)
     points = transform(matrix, upright - [60, 0])
     (x0, y0), (x1, y1) = points.min(0), points.max(0)
     done = align(picture, detector, model_resolution=64, box=(x0, y0, x1, y1))
