@@ -134,6 +134,12 @@ class Scenes:
         mask[[0, -1]], mask[:, [0, -1]] = 0, 0
         return mask
 
+    def cut(self, picture: np.ndarray, points: np.ndarray, m: np.ndarray) -> np.ndarray:
+        """The picture seen through `m` (2×3), its kept part in other surroundings, [128, 128, 3] uint8."""
+        crop = cv2.warpAffine(picture, m, (SIDE, SIDE), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
+        inside = cv2.warpAffine(self.kept_part(points), m, (SIDE, SIDE), flags=cv2.INTER_LINEAR)[..., None]
+        return np.rint(crop * inside + self.background() * (1 - inside)).astype(np.uint8)
+
     def spoil(self, x: np.ndarray, points: np.ndarray | None) -> np.ndarray:
         """Covered, blurred, coarse, off-colour, grey, noisy, compressed: each now and then."""
         rng = self.rng
@@ -169,9 +175,7 @@ class Scenes:
         rng = self.rng
         picture, points = self.faces.pictures[index], self.faces.landmarks[index]
         m = crop_matrix(points, *drawn(pose, rng))
-        crop = cv2.warpAffine(picture, m, (SIDE, SIDE), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
-        inside = cv2.warpAffine(self.kept_part(points), m, (SIDE, SIDE), flags=cv2.INTER_LINEAR)[..., None]
-        crop = np.rint(crop * inside + self.background() * (1 - inside)).astype(np.uint8)
+        crop = self.cut(picture, points, m)
         placed = points @ m[:, :2].T + m[:, 2]
         if rng.random() < 0.5:
             crop, placed = np.ascontiguousarray(crop[:, ::-1]), placed[MIRROR] * [-1, 1] + [SIDE - 1, 0]
@@ -192,9 +196,7 @@ class Scenes:
         else:
             scale = rng.choice([rng.uniform(0.15, 0.36), rng.uniform(2.3, 3.5)])
         m = crop_matrix(points, roll, scale, shift)
-        crop = cv2.warpAffine(picture, m, (SIDE, SIDE), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
-        inside = cv2.warpAffine(self.kept_part(points), m, (SIDE, SIDE), flags=cv2.INTER_LINEAR)[..., None]
-        return self.spoil(np.rint(crop * inside + self.background() * (1 - inside)).astype(np.uint8), None)
+        return self.spoil(self.cut(picture, points, m), None)
 
     def batch(self, n: int) -> Batch:
         """`n` crops, some without a face."""
