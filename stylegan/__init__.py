@@ -1,16 +1,42 @@
-"""The StyleGAN2 generator and the encoder that goes with it."""
+"""The StyleGAN2 generator, the encoder that goes with it, and what reads and lists checkpoints.
 
-from realdrag.stylegan.checkpoint import (
-    ENCODER_FORMAT,
-    GENERATOR_FORMAT,
-    build_encoder,
-    build_generator,
-    delta_between,
-    with_delta,
-)
-from realdrag.stylegan.encoder import Encoder
-from realdrag.stylegan.networks import Generator, GeneratorConfig
-from realdrag.stylegan.pictures import to_picture, to_tensor
+Imported when first used: reading a checkpoint's header needs no torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from realdrag.stylegan.checkpoint import (
+        ENCODER_FORMAT,
+        GENERATOR_FORMAT,
+        build_encoder,
+        build_generator,
+        delta_between,
+        with_delta,
+    )
+    from realdrag.stylegan.config import GeneratorConfig
+    from realdrag.stylegan.encoder import Encoder
+    from realdrag.stylegan.networks import Generator
+    from realdrag.stylegan.pictures import to_picture, to_tensor
+
+_WHERE = {
+    "checkpoint": (
+        "ENCODER_FORMAT",
+        "GENERATOR_FORMAT",
+        "build_encoder",
+        "build_generator",
+        "delta_between",
+        "with_delta",
+    ),
+    "config": ("GeneratorConfig",),
+    "encoder": ("Encoder",),
+    "networks": ("Generator",),
+    "pictures": ("to_picture", "to_tensor"),
+}
+_HOME = {name: module for module, names in _WHERE.items() for name in names}
 
 __all__ = [
     "ENCODER_FORMAT",
@@ -25,3 +51,9 @@ __all__ = [
     "to_tensor",
     "with_delta",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'realdrag.stylegan' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"realdrag.stylegan.{_HOME[name]}"), name)

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from realdrag.errors import InputError
+from realdrag.stylegan.config import GeneratorConfig
 from realdrag.stylegan.encoder import Encoder
-from realdrag.stylegan.networks import Generator, GeneratorConfig
+from realdrag.stylegan.networks import Generator
 
 GENERATOR_FORMAT = "realdrag-generator-1"
 ENCODER_FORMAT = "realdrag-encoder-1"
@@ -51,7 +52,9 @@ def _refuse_boasting(shapes: Mapping[str, list[int]], tensors: Mapping[str, Tens
 def _decisive_shapes(config: GeneratorConfig) -> dict[str, list[int]]:
     """Of the tensors that every other one's size follows from."""
     shapes = {f"mapping.fc{i}.weight": [config.w_dim, config.w_dim] for i in range(1, config.num_layers)}
-    shapes["mapping.fc0.weight"] = [config.w_dim, config.z_dim]
+    shapes["mapping.fc0.weight"] = [config.w_dim, config.z_dim + (config.w_dim if config.c_dim else 0)]
+    if config.c_dim:
+        shapes["mapping.embed.weight"] = [config.w_dim, config.c_dim]
     for r in config.resolutions:
         c = config.channels(r)
         shapes |= {f"synthesis.b{r}.conv1.weight": [c, c, 3, 3], f"synthesis.b{r}.conv1.noise_const": [r, r]}
@@ -70,8 +73,8 @@ def build_generator(tensors: Mapping[str, Tensor], header: Mapping[str, str], na
     """
     try:
         config = GeneratorConfig(**json.loads(header["config"]))
-        if config.c_dim or config.img_channels != 3:
-            raise ValueError("conditional models and models without three colours are not supported")
+        if config.img_channels != 3:
+            raise ValueError("models without three colours are not supported")
         _check_resolution(config.img_resolution)
         if not 1 <= config.num_layers <= 64:
             raise ValueError(f"{config.num_layers} mapping layers")

@@ -7,42 +7,14 @@ that every checkpoint loads by name. Shapes: z [n, z_dim]; w_plus [n, num_ws, w_
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from realdrag.stylegan.config import GeneratorConfig
+
 SQRT2 = math.sqrt(2)
-
-
-@dataclass(frozen=True)
-class GeneratorConfig:
-    """The published constructor names. Channels at resolution r are min(channel_base // r, channel_max)."""
-
-    z_dim: int
-    w_dim: int
-    img_resolution: int
-    num_layers: int  # of the mapping network
-    channel_base: int
-    channel_max: int
-    c_dim: int = 0
-    img_channels: int = 3
-    conv_clamp: float | None = None
-
-    @property
-    def resolutions(self) -> list[int]:
-        """4, 8, … img_resolution: one block each."""
-        return [2**i for i in range(2, self.img_resolution.bit_length())]
-
-    @property
-    def num_ws(self) -> int:
-        """Rows of w_plus: 2·log2(R) − 2."""
-        return 2 * len(self.resolutions)
-
-    def channels(self, resolution: int) -> int:
-        """Feature channels of the block at `resolution`."""
-        return min(self.channel_base // resolution, self.channel_max)
 
 
 def leaky(x: Tensor) -> Tensor:
@@ -70,6 +42,11 @@ def upsample(x: Tensor, taps: Tensor) -> Tensor:
     return F.conv_transpose2d(x, kernel, stride=2, padding=1, groups=c)
 
 
+def unit_length(x: Tensor) -> Tensor:
+    """Each row [n, d] divided by the root of its mean square."""
+    return x * (x.square().mean(1, keepdim=True) + 1e-8).rsqrt()
+
+
 class Dense(nn.Module):
     """Fully connected layer with equalised learning rate: stored weights are 1/lr times the effective ones."""
 
@@ -85,20 +62,28 @@ class Dense(nn.Module):
 
 
 class Mapping(nn.Module):
-    """z to w; `w_avg` is the mean w, where truncation leads."""
+    """z (and the label of a conditional model) to w; `w_avg` is the mean w, where truncation leads."""
 
     w_avg: Tensor
 
     def __init__(self, config: GeneratorConfig) -> None:
         super().__init__()
-        self.num_layers = config.num_layers
+        self.num_layers, self.c_dim = config.num_layers, config.c_dim
+        if config.c_dim:
+            self.embed = Dense(config.c_dim, config.w_dim)
+        n_in = config.z_dim + (config.w_dim if config.c_dim else 0)
         for i in range(config.num_layers):
-            n_in = config.z_dim if i == 0 else config.w_dim
-            self.add_module(f"fc{i}", Dense(n_in, config.w_dim, lr=0.01, activate=True))
+            layer = Dense(n_in, config.w_dim, lr=config.lr_multiplier, activate=True)
+            self.add_module(f"fc{i}", layer)
+            n_in = config.w_dim
         self.register_buffer("w_avg", torch.zeros(config.w_dim))
 
-    def forward(self, z: Tensor) -> Tensor:
-        x = z * (z.square().mean(1, keepdim=True) + 1e-8).rsqrt()
+    def forward(self, z: Tensor, c: Tensor | None = None) -> Tensor:
+        x = unit_length(z)
+        if self.c_dim:
+            if c is None:
+                raise ValueError(f"a conditional model needs a label of {self.c_dim} numbers")
+            x = torch.cat([x, unit_length(self.embed(c))], 1)
         for i in range(self.num_layers):
             x = self.get_submodule(f"fc{i}")(x)
         return x
@@ -208,9 +193,12 @@ class Generator(nn.Module):
         """Names of the feature blocks, "b4" first."""
         return [f"b{r}" for r in self.config.resolutions]
 
-    def truncated(self, z: Tensor, psi: float = 1.0) -> Tensor:
-        """w_plus [n, num_ws, w_dim] of `z`, drawn towards the mean by truncation psi."""
-        w = self.mapping.w_avg.lerp(self.mapping(z), psi)
+    def truncated(self, z: Tensor, psi: float = 1.0, c: Tensor | None = None) -> Tensor:
+        """w_plus [n, num_ws, w_dim] of `z` and, for conditional models, labels `c` [n, c_dim] (one-hot).
+
+        Drawn towards the mean by truncation psi.
+        """
+        w = self.mapping.w_avg.lerp(self.mapping(z, c), psi)
         return w[:, None].expand(-1, self.config.num_ws, -1)
 
     def synthesize(self, w_plus: Tensor, until: str | None = None) -> Tensor:
