@@ -19,8 +19,10 @@ if TYPE_CHECKING:
     )
     from realdrag.stylegan.config import GeneratorConfig
     from realdrag.stylegan.encoder import Encoder
+    from realdrag.stylegan.layouts import Checkpoint
     from realdrag.stylegan.networks import Generator
     from realdrag.stylegan.pictures import to_picture, to_tensor
+    from realdrag.stylegan.reader import describe, read_checkpoint
 
 _WHERE = {
     "checkpoint": (
@@ -33,20 +35,25 @@ _WHERE = {
     ),
     "config": ("GeneratorConfig",),
     "encoder": ("Encoder",),
+    "layouts": ("Checkpoint",),
     "networks": ("Generator",),
     "pictures": ("to_picture", "to_tensor"),
+    "reader": ("describe", "read_checkpoint"),
 }
 _HOME = {name: module for module, names in _WHERE.items() for name in names}
 
 __all__ = [
     "ENCODER_FORMAT",
     "GENERATOR_FORMAT",
+    "Checkpoint",
     "Encoder",
     "Generator",
     "GeneratorConfig",
     "build_encoder",
     "build_generator",
     "delta_between",
+    "describe",
+    "read_checkpoint",
     "to_picture",
     "to_tensor",
     "with_delta",

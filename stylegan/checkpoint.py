@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from realdrag.errors import InputError
-from realdrag.stylegan.config import GeneratorConfig
+from realdrag.stylegan.config import GeneratorConfig, disagreement
 from realdrag.stylegan.encoder import Encoder
 from realdrag.stylegan.networks import Generator
 
@@ -24,41 +24,19 @@ ENCODER_FORMAT = "realdrag-encoder-1"
 N = TypeVar("N", bound=nn.Module)
 
 
-def _filled(net: N, tensors: Mapping[str, Tensor], name: str) -> N:
-    """`net` holding exactly `tensors`, frozen, in evaluation mode."""
-    want = net.state_dict()
-    faults = [f"{k} is missing" for k in want.keys() - tensors.keys()]
-    faults += [f"{k} is unknown" for k in tensors.keys() - want.keys()]
-    faults += [
-        f"{k} is {list(tensors[k].shape)}, not {list(v.shape)}"
-        for k, v in want.items()
-        if k in tensors and tensors[k].shape != v.shape
-    ]
-    if faults:
-        more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
-        raise InputError(f"{name}: tensors and header disagree: {'; '.join(sorted(faults)[:3])}{more}")
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {key: tuple(value.shape) for key, value in tensors.items()}
+
+
+def _check(want: Mapping[str, tuple[int, ...]], tensors: Mapping[str, Tensor], name: str) -> None:
+    if fault := disagreement(want, _shapes(tensors)):
+        raise InputError(f"{name}: tensors and header disagree: {fault}")
+
+
+def _filled(net: N, tensors: Mapping[str, Tensor]) -> N:
+    """`net` holding `tensors`, frozen, in evaluation mode."""
     net.load_state_dict({k: v.float() for k, v in tensors.items()})
     return net.eval().requires_grad_(False)
-
-
-def _refuse_boasting(shapes: Mapping[str, list[int]], tensors: Mapping[str, Tensor], name: str) -> None:
-    """InputError unless tensors of these shapes are there: a header alone must not be able to ask for gigabytes."""
-    for key, shape in shapes.items():
-        found = list(tensors[key].shape) if key in tensors else "missing"
-        if found != shape:
-            raise InputError(f"{name}: tensors and header disagree: {key} is {found}, not {shape}")
-
-
-def _decisive_shapes(config: GeneratorConfig) -> dict[str, list[int]]:
-    """Of the tensors that every other one's size follows from."""
-    shapes = {f"mapping.fc{i}.weight": [config.w_dim, config.w_dim] for i in range(1, config.num_layers)}
-    shapes["mapping.fc0.weight"] = [config.w_dim, config.z_dim + (config.w_dim if config.c_dim else 0)]
-    if config.c_dim:
-        shapes["mapping.embed.weight"] = [config.w_dim, config.c_dim]
-    for r in config.resolutions:
-        c = config.channels(r)
-        shapes |= {f"synthesis.b{r}.conv1.weight": [c, c, 3, 3], f"synthesis.b{r}.conv1.noise_const": [r, r]}
-    return shapes
 
 
 def _check_resolution(resolution: int) -> None:
@@ -78,8 +56,8 @@ def build_generator(tensors: Mapping[str, Tensor], header: Mapping[str, str], na
         _check_resolution(config.img_resolution)
         if not 1 <= config.num_layers <= 64:
             raise ValueError(f"{config.num_layers} mapping layers")
-        _refuse_boasting(_decisive_shapes(config), tensors, name)
-        return _filled(Generator(config), tensors, name)
+        _check(config.shapes(), tensors, name)
+        return _filled(Generator(config), tensors)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"{name}: unusable header: {error}") from error
 
@@ -90,13 +68,16 @@ def build_encoder(tensors: Mapping[str, Tensor], header: Mapping[str, str], name
         config = json.loads(header["config"])
         _check_resolution(config["resolution"])
         r, width = config["resolution"], min(config["channel_base"] // 4, config["channel_max"])
-        shapes = {"fc.weight": [512, width * 16], "out.weight": [config["num_ws"] * config["w_dim"], 512]}
+        # Of the tensors that every other one's size follows from: a header alone must not ask for gigabytes.
+        shapes = {"fc.weight": (512, width * 16), "out.weight": (config["num_ws"] * config["w_dim"], 512)}
         while r > 4:
             n_in, n_out = (min(config["channel_base"] // x, config["channel_max"]) for x in (r, r // 2))
-            shapes[f"body.b{r}.conv1.weight"] = [n_out, n_in, 3, 3]
+            shapes[f"body.b{r}.conv1.weight"] = (n_out, n_in, 3, 3)
             r //= 2
-        _refuse_boasting(shapes, tensors, name)
-        return _filled(Encoder(**config), tensors, name)
+        _check(shapes, {key: value for key, value in tensors.items() if key in shapes}, name)
+        encoder = Encoder(**config)
+        _check(_shapes(encoder.state_dict()), tensors, name)
+        return _filled(encoder, tensors)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"{name}: unusable header: {error}") from error
 

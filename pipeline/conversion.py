@@ -1,0 +1,132 @@
+"""Checkpoints of other programs made into our safetensors, once each.
+
+A file that is given as a model is converted at its first use; the copy lies in `<home>/models/converted`, named by the
+sha256 of the original, and is used from then on. The original is only ever read.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import mmap
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from realdrag.errors import InputError, WorkError
+from realdrag.progress import Progress
+from realdrag.store import home, write_whole
+
+if TYPE_CHECKING:
+    from realdrag.stylegan import Checkpoint
+
+GENERATOR_FORMAT = "realdrag-generator-1"
+
+
+def file_sha256(path: Path) -> str:
+    """Of the file's content, hex."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def read_file(path: Path) -> Checkpoint:
+    """The generator in a checkpoint of any published format; its arrays are views of the file.
+
+    Needs no torch and runs nothing of the file. Raises InputError.
+    """
+    from realdrag.stylegan import read_checkpoint
+
+    try:
+        with path.open("rb") as file:
+            empty = not path.is_file() or not file.seek(0, 2)
+            data = memoryview(b"") if empty else memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
+    return read_checkpoint(data, str(path))
+
+
+def convert(source: Path, target: Path, about: Mapping[str, str]) -> Checkpoint:
+    """Writes the generator of the checkpoint `source` to `target` as our safetensors, whole or not at all.
+
+    about: goes into the header: `domain`, `aligner`, `licence`, `url`, … Raises InputError for an unreadable source.
+    """
+    import numpy as np
+    from safetensors.numpy import save
+
+    checkpoint = read_file(source)
+    header = {
+        "format": GENERATOR_FORMAT,
+        "config": json.dumps(dataclasses.asdict(checkpoint.config)),
+        "source": checkpoint.format,
+        "source_sha256": file_sha256(source),
+        **about,
+    }
+    write_whole(target, save({name: np.ascontiguousarray(a) for name, a in checkpoint.tensors.items()}, header))
+    return checkpoint
+
+
+def converted(path: Path, progress: Progress) -> Path:
+    """Our copy of the checkpoint `path`, made now if this is its first use."""
+    target = home() / "models" / "converted" / f"{file_sha256(path)}.safetensors"
+    if target.is_file():
+        return target
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise WorkError(f"cannot write {target.parent}: {error.strerror or error}", "see REALDRAG_HOME") from error
+    checkpoint = convert(path, target, {"name": path.stem})
+    progress.say(f"{path.name} ({checkpoint.format}, {checkpoint.config.img_resolution} px) was converted, once")
+    for note in checkpoint.notes:
+        progress.say(f"{path.name}: {note}")
+    return target
+
+
+def safetensors_header(path: Path) -> dict[str, str]:
+    """The metadata of a safetensors file. InputError when it is none."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "np") as file:
+            return dict(file.metadata() or {})
+    except (SafetensorError, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path}: not a readable safetensors file: {reason}") from error
+
+
+def is_safetensors(path: Path) -> bool:
+    """Whether the content begins as such a file does: the header's length, then the header, JSON."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(9)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
+    return len(start) == 9 and start[8:] == b"{" and int.from_bytes(start[:8], "little") < 100 << 20
+
+
+def inspect(path: Path) -> dict[str, Any]:
+    """What is in a checkpoint or safetensors generator, as JSON takes it; needs no torch. Raises InputError."""
+    from realdrag.stylegan import GeneratorConfig, describe
+
+    if not is_safetensors(path):
+        checkpoint = read_file(path)
+        shapes = {name: array.shape for name, array in checkpoint.tensors.items()}
+        found = {"format": checkpoint.format} | describe(checkpoint.config, shapes)
+        return found | {"notes": list(checkpoint.notes), "sha256": file_sha256(path), "bytes": path.stat().st_size}
+    from safetensors import safe_open
+
+    header = safetensors_header(path)
+    if header.get("format") != GENERATOR_FORMAT:
+        raise InputError(f"{path}: not a generator: its header says {header.get('format', 'no format')[:40]!r}")
+    try:
+        config = GeneratorConfig(**json.loads(header.pop("config")))
+        with safe_open(path, "np") as file:
+            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path}: unusable header: {error}") from error
+    about = {key: value for key, value in header.items() if key != "format"}
+    found = {"format": "realdrag"} | describe(config, shapes) | {"about": about, "notes": []}
+    return found | {"sha256": file_sha256(path), "bytes": path.stat().st_size}
