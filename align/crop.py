@@ -1,23 +1,26 @@
-"""From a photo to the aligned crop of one face."""
+"""From a photo to the aligned crop: of one face, or of what a model without faces is given."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 
 from realdrag import geometry
 from realdrag.align.detectors import Box, Detector, Face
-from realdrag.align.quad import quad_from_box, quad_from_landmarks, square
+from realdrag.align.quad import quad_from_box, quad_from_landmarks, square, upright
 from realdrag.errors import InputError, NoFaceError
 from realdrag.geometry import Points
+from realdrag.settings import Aligner
 from realdrag.values import Alignment
 
 # FFHQ's own resolution: no generator was trained on more, and the photo's detail comes back in the composite.
 MAX_CROP = 1024
 # A side of a face box in photo pixels below which there is nothing to edit.
 MIN_BOX = 8
+FACELESS: tuple[Aligner, ...] = ("square", "letterbox")
 ELSE_HINT = "give a face box with --box X0,Y0,X1,Y1, or take the whole picture with --whole"
 
 
@@ -29,32 +32,60 @@ def align(
     face: int | None = None,
     box: Box | None = None,
     whole: bool = False,
+    aligner: Aligner = "ffhq",
 ) -> Alignment:
-    """The aligned crop of one face of `rgb` [h, w, 3] uint8 sRGB, and where it lies.
+    """The aligned crop of `rgb` [h, w, 3] uint8 sRGB, and where it lies.
 
-    The face is the detector's largest, or its number `face` (counted from 1, the largest first), or lies in `box`
-    (x0, y0, x1, y1; inclusive photo pixels), where the detector may still read its landmarks; with `whole` it is the
-    largest centred square, face or not. At most one of the three is given; `detector` may be None with one of the
-    last two.
+    Under the aligners "ffhq" and "ffhq-upright" (the same square, not turned) it is that of one face: the detector's
+    largest, or its number `face` (counted from 1, the largest first), or the one in `box` (x0, y0, x1, y1; inclusive
+    photo pixels), where the detector may still read its landmarks; with `whole` it is the largest centred square, face
+    or not. At most one of the three is given; `detector` may be None with one of the last two.
+    Under "square" and "letterbox" no face is looked for and `detector` is not used: see `align_region`.
     The crop has the quad's own size up to 1024 px, and never less than `model_resolution`.
     """
     if (face is not None) + (box is not None) + whole > 1:
         raise InputError("face, box and whole exclude each other", "give only one of --face, --box and --whole")
+    if aligner in FACELESS:
+        if face is not None:
+            hint = "say where with --box X0,Y0,X1,Y1, or choose --aligner ffhq"
+            raise InputError(f"there is no face {face}: the aligner {aligner} looks for none", hint)
+        return align_region(rgb, aligner, model_resolution=model_resolution, box=box, whole=whole)
     if whole:
         return _cropped(rgb, whole_quad(rgb), None, "whole", model_resolution)
     if box is not None:
         check_box(box, rgb)
-        given = Face(box) if detector is None else detector.face_in(rgb, box)
-        name = "box" if detector is None or given.landmarks is None else detector.name
-        return _cropped(rgb, _quad(given), given, name, model_resolution)
-    if detector is None:
+        found = Face(box) if detector is None else detector.face_in(rgb, box)
+        name = "box" if detector is None or found.landmarks is None else detector.name
+    elif detector is None:
         raise InputError("no face detector was given", ELSE_HINT)
-    found = find_face(rgb, detector, face)
-    return _cropped(rgb, _quad(found), found, detector.name, model_resolution)
+    else:
+        found, name = find_face(rgb, detector, face), detector.name
+    quad = quad_from_box(found.box) if found.landmarks is None else quad_from_landmarks(found.landmarks)
+    return _cropped(rgb, upright(quad) if aligner == "ffhq-upright" else quad, found, name, model_resolution)
 
 
-def _quad(face: Face) -> Points:
-    return quad_from_box(face.box) if face.landmarks is None else quad_from_landmarks(face.landmarks)
+def align_region(
+    rgb: npt.NDArray[np.uint8], aligner: Aligner, *, model_resolution: int, box: Box | None = None, whole: bool = False
+) -> Alignment:
+    """The crop under an aligner that looks for no face.
+
+    "square": the square around `box` that just holds it, or the photo's largest centred one; beyond the photo lies its
+    mirror image. "letterbox": all of `box`, or of the photo, in the middle of a square, the rest black. With `whole`
+    the largest centred square under both.
+    """
+    height, width = rgb.shape[:2]
+    if box is not None:
+        check_box(box, rgb)
+    if whole or (box is None and aligner == "square"):
+        return _cropped(rgb, whole_quad(rgb), None, aligner, model_resolution)
+    x0, y0, x1, y1 = region = box or (0.0, 0.0, width - 1.0, height - 1.0)
+    half = max(x1 - x0 + 1, y1 - y0 + 1) / 2
+    quad = square(np.array([(x0 + x1) / 2, (y0 + y1) / 2]), np.array([half, 0.0]))
+    if aligner == "square":
+        return _cropped(rgb, quad, Face(region), aligner, model_resolution)
+    shown = (max(x0, 0.0), max(y0, 0.0), min(x1, width - 1.0), min(y1, height - 1.0))
+    done = _cropped(rgb, quad, Face(shown), aligner, model_resolution)
+    return replace(done, crop=geometry.cut_off(done.crop, done.to_crop, shown))
 
 
 def find_face(rgb: npt.NDArray[np.uint8], detector: Detector, face: int | None) -> Face:
@@ -80,7 +111,7 @@ def check_box(box: Box, rgb: npt.NDArray[np.uint8]) -> None:
     if not (all(map(math.isfinite, box)) and x1 > x0 and y1 > y0):
         raise InputError(f"the box {text} is empty", "give left, top, right and bottom in photo pixels")
     if min(x1 - x0, y1 - y0) + 1 < MIN_BOX:
-        raise InputError(f"the box {text} is too small", f"a face box is at least {MIN_BOX} pixels wide and high")
+        raise InputError(f"the box {text} is too small", f"a box is at least {MIN_BOX} pixels wide and high")
     if x1 < 0 or y1 < 0 or x0 > width - 1 or y0 > height - 1:
         raise InputError(f"the box {text} lies outside the photo", f"the photo has {width} × {height} pixels")
 

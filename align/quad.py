@@ -60,6 +60,11 @@ def quad_from_box(box: Box) -> Points:
     return square(centre, np.array([BOX_TO_QUAD * side / 2, 0.0]))
 
 
+def upright(quad: Points) -> Points:
+    """The square [4, 2] of the same centre and size as `quad` whose sides are the photo's rows and columns (FFHQ-U)."""
+    return square(quad.mean(axis=0), np.array([float(np.linalg.norm(quad[3] - quad[0])) / 2, 0.0]))
+
+
 def square(centre: Points, x: Points) -> Points:
     """The quad around `centre` (2,) whose right edge's middle lies at `centre + x`."""
     y = np.array([-x[1], x[0]])

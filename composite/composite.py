@@ -73,6 +73,10 @@ def blending(
     corners = transform(alignment.to_photo, np.array(crop_corners(alignment.size)))
     inside = np.zeros((height, width), np.uint8)
     cv2.fillConvexPoly(inside, np.round(corners * 16).astype(np.int32), 1, shift=4)
+    if alignment.shown is not None:
+        x0, y0, x1, y1 = alignment.shown
+        x, y = np.arange(width), np.arange(height)[:, None]
+        inside &= ((x >= x0 - 0.5) & (x <= x1 + 0.5) & (y >= y0 - 0.5) & (y <= y1 + 0.5)).astype(np.uint8)
     if mask is not None:
         inside &= (mask > 0).astype(np.uint8)
     feather = settings.feather * float(np.hypot(*(corners[1] - corners[0])))

@@ -19,9 +19,9 @@ import numpy.typing as npt
 from realdrag import photo as photos
 from realdrag.devices import Device, pick
 from realdrag.errors import InputError
-from realdrag.geometry import Points, resize_matrix, transform, warp
+from realdrag.geometry import Points, cut_off, resize_matrix, transform, warp
 from realdrag.progress import Progress, Silent
-from realdrag.settings import Settings
+from realdrag.settings import Aligner, Settings
 from realdrag.values import Alignment, Drag, Edit, Latent, Photo, Result
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ class Editor:
         """The generator's file."""
         from realdrag.weights import resolve_model
 
-        return resolve_model(self._model_name)
+        return resolve_model(self._model_name, self.progress)
 
     @cached_property
     def store(self) -> Store:
@@ -150,6 +150,19 @@ class Editor:
         from realdrag.weights import model_resolution
 
         return model_resolution(self.model)
+
+    @cached_property
+    def model_aligner(self) -> Aligner:
+        """The square that the model was trained to see, from the file's header alone."""
+        from realdrag.library import model_aligner
+
+        return model_aligner(self.model)
+
+    @property
+    def aligner(self) -> Aligner:
+        """The aligner in force: the one that the settings name, else the model's own."""
+        chosen = self.settings.align.aligner
+        return self.model_aligner if chosen == "auto" else chosen
 
     @cached_property
     def generator(self) -> Generator:
@@ -190,18 +203,19 @@ class Editor:
     def align(self, photo: Photo, *, face: int | None = None, box: Box | None = None, whole: bool = False) -> Alignment:
         """Find a face (the largest, or number `face` from 1, or in `box`) and its FFHQ crop.
 
+        Under the aligners "square" and "letterbox" no face is looked for, and `box` is what the crop holds.
         Raises NoFaceError when there is none, InputError for a box or number that fits nothing.
         """
-        from realdrag.align import align
+        from realdrag.align import FACELESS, align
 
-        detector = None if whole else self._detector()
-        rgb, size = photos.to_srgb(photo), self.resolution
+        detector = None if whole or self.aligner in FACELESS else self._detector()
+        rgb, size, aligner = photos.to_srgb(photo), self.resolution, self.aligner
         if detector is None or detector.name != "embedded":
-            return align(rgb, detector, model_resolution=size, face=face, box=box, whole=whole)
+            return align(rgb, detector, model_resolution=size, face=face, box=box, whole=whole, aligner=aligner)
         from realdrag.devices import threads
 
         with threads(self.threads or 1):  # a look takes milliseconds: two threads wait for each other
-            return align(rgb, detector, model_resolution=size, face=face, box=box)
+            return align(rgb, detector, model_resolution=size, face=face, box=box, aligner=aligner)
 
     def _detector(self) -> Any:
         from realdrag.align import CascadeDetector, EmbeddedDetector, FanDetector
@@ -294,7 +308,10 @@ class Editor:
         movable = None
         if mask is not None:
             levels = np.rint(mask * 255).astype(np.uint8)
-            movable = warp(levels, alignment.to_crop, alignment.size).astype(np.float32) / np.float32(255)
+            levels = warp(levels, alignment.to_crop, alignment.size)
+            if alignment.shown is not None:
+                levels = cut_off(levels, alignment.to_crop, alignment.shown)
+            movable = levels.astype(np.float32) / np.float32(255)
         with threads(self._threads()):
             return drag(
                 latent,
@@ -354,10 +371,12 @@ def check_points(
                     code="point",
                 )
             crop_x, crop_y = transform(alignment.to_crop, np.array([[x, y]]))[0]
-            if not (0 <= crop_x <= alignment.size - 1 and 0 <= crop_y <= alignment.size - 1):
+            left, top, right, bottom = alignment.shown or (x, y, x, y)
+            seen = left - 0.5 <= x <= right + 0.5 and top - 0.5 <= y <= bottom + 0.5
+            if not (seen and 0 <= crop_x <= alignment.size - 1 and 0 <= crop_y <= alignment.size - 1):
                 raise InputError(
                     f"{what} {x:g},{y:g} lies outside the crop that the model sees",
-                    "choose another --face or --box, or a point nearer to the face",
+                    "choose another --face or --box, or a point nearer to its middle",
                     code="point",
                 )
     if mask is not None:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from realdrag import __version__
+from realdrag.cli_options import DebugOpt, DeviceOpt, JsonOpt, QuietOpt, ThreadsOpt, show
 from realdrag.errors import InputError, RealdragError, WorkError
 
 if TYPE_CHECKING:
@@ -55,11 +56,15 @@ MaskOpt = Annotated[
 ModelOpt = Annotated[
     str | None, typer.Option("--model", metavar="M", help="An embedded model's name or a .safetensors generator.")
 ]
+AlignerOpt = Annotated[
+    str | None,
+    typer.Option("--aligner", metavar="auto|ffhq|ffhq-upright|square|letterbox", help="Which square the model sees."),
+]
 DetectorOpt = Annotated[
     str | None, typer.Option("--detector", metavar="auto|fan|embedded|cascade", help="Who finds the face.")
 ]
 FaceOpt = Annotated[int | None, typer.Option("--face", metavar="K", help="The K-th largest face, from 1.")]
-BoxOpt = Annotated[str | None, typer.Option("--box", metavar="X0,Y0,X1,Y1", help="Where the face is, in photo pixels.")]
+BoxOpt = Annotated[str | None, typer.Option("--box", metavar="X0,Y0,X1,Y1", help="Where the face, or what else, is.")]
 WholeOpt = Annotated[bool, typer.Option("--whole", help="Take the largest centred square as it is.")]
 PresetOpt = Annotated[
     str | None, typer.Option("--preset", metavar="fast|balanced|quality", help="How much time to give likeness.")
@@ -79,12 +84,7 @@ FeatherOpt = Annotated[
     float | None, typer.Option("--feather", metavar="F", help="Width of the soft edge, in sides of the crop.")
 ]
 ConfigOpt = Annotated[Path | None, typer.Option("--config", metavar="FILE", help="Settings, TOML.")]
-DeviceOpt = Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda|mps", help="What computes.")]
-ThreadsOpt = Annotated[int | None, typer.Option("--threads", metavar="N", help="Processor threads.")]
 PrecisionOpt = Annotated[str, typer.Option("--precision", metavar="fp32|bf16", help="Of the generator's convolutions.")]
-JsonOpt = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
-QuietOpt = Annotated[bool, typer.Option("--quiet", "-q", help="No bars and no talk.")]
-DebugOpt = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 
 @dataclass(frozen=True)
@@ -121,13 +121,6 @@ class Common:
         return TerminalProgress(quiet=self.quiet)
 
 
-def show(report: Mapping[str, Any], as_json: bool, *lines: str) -> None:
-    """The result: the whole report as JSON, or a line or more for people."""
-    from realdrag.terminal import plain
-
-    typer.echo(json.dumps(dict(report), indent=1) if as_json else "\n".join(map(plain, lines)))
-
-
 def inversion_flags(space: str | None, perceptual: str | None, tune: str | None) -> dict[str, object]:
     """The table [inversion] of the flags given."""
     return {"space": space, "perceptual": perceptual, "tune": tune}
@@ -141,6 +134,7 @@ def edit(
     mask: MaskOpt = None,
     work: WorkMaybe = None,
     model: ModelOpt = None,
+    aligner: AlignerOpt = None,
     detector: DetectorOpt = None,
     face: FaceOpt = None,
     box: BoxOpt = None,
@@ -167,7 +161,7 @@ def edit(
 
     common = Common(config, device, threads, precision, quiet)
     flags: dict[str, dict[str, object]] = {
-        "align": {"detector": detector},
+        "align": {"aligner": aligner, "detector": detector},
         "inversion": inversion_flags(space, perceptual, tune),
         "drag": {"block": block, "max_steps": max_steps},
         "composite": {"feather": feather},
@@ -192,6 +186,7 @@ def align(
     photo: PhotoArg,
     work: WorkOpt,
     model: ModelOpt = None,
+    aligner: AlignerOpt = None,
     detector: DetectorOpt = None,
     face: FaceOpt = None,
     box: BoxOpt = None,
@@ -210,7 +205,8 @@ def align(
     from realdrag.stages import align_stage
     from realdrag.workfolder import WorkFolder
 
-    editor = Common(config, device, threads, precision, quiet).editor(model, None, {"align": {"detector": detector}})
+    flags = {"align": {"aligner": aligner, "detector": detector}}
+    editor = Common(config, device, threads, precision, quiet).editor(model, None, flags)
     face_box = parse_box(box)
     folder = WorkFolder(work)
     done = align_stage(editor, folder, photos.read(photo), face=face, box=face_box, whole=whole)

@@ -85,6 +85,22 @@ def warp(picture: Array, matrix: Matrix, size: int) -> Array:
     return np.asarray(out)
 
 
+def cut_off(picture: Array, matrix: Matrix, box: tuple[float, float, float, float]) -> Array:
+    """`picture` [s, s(, c)] uint8, black but for `box`, which `matrix` (without turning) maps to its pixels.
+
+    A pixel that the box covers in part is darkened in proportion.
+    """
+    x0, y0, x1, y1 = box
+    (left, top), (right, bottom) = transform(matrix, np.array([[x0 - 0.5, y0 - 0.5], [x1 + 0.5, y1 + 0.5]]))
+    at = np.arange(picture.shape[0])
+    rows, columns = (
+        np.clip(np.minimum(at + 0.5, high) - np.maximum(at - 0.5, low), 0, 1).astype(np.float32)
+        for low, high in ((top, bottom), (left, right))
+    )
+    share = rows[:, None] * columns[None, :]
+    return np.rint(picture * (share[..., None] if picture.ndim == 3 else share)).astype(picture.dtype)
+
+
 def resize(picture: Array, size: int) -> Array:
     """A square `picture` [s, s(, c)] at [size, size(, c)]: by area when reducing, cubic when enlarging. Keeps dtype."""
     if picture.shape[0] == size:

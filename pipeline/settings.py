@@ -8,11 +8,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+# Which square of a photo a model was trained to see. "ffhq": the face's, turned upright; "ffhq-upright": the same one
+# unturned; "square": the largest centred one, or that around --box; "letterbox": all of the photo, or of --box, with
+# black bars.
+Aligner = Literal["ffhq", "ffhq-upright", "square", "letterbox"]
+
 
 @dataclass(frozen=True)
 class AlignSettings:
-    """Finding and cropping the face."""
+    """Finding and cropping what the model edits."""
 
+    aligner: Literal["auto", Aligner] = "auto"
     detector: Literal["auto", "fan", "embedded", "cascade"] = "auto"
 
 

@@ -49,6 +49,7 @@ def find_alignment(
     inputs = {
         "photo": photo.sha256,
         "resolution": editor.resolution,
+        "aligner": editor.aligner,
         "settings": dataclasses.asdict(editor.settings.align),
         "choice": {"face": face, "box": None if box is None else list(box), "whole": whole},
     }
@@ -90,7 +91,10 @@ def tell_notes(editor: Editor, photo: Photo) -> None:
 
 def invert_stage(editor: Editor, work: WorkFolder) -> tuple[Latent, Cache]:
     """inverted.png and invert.json of aligned.png; the latent from the store, or into it."""
-    work.need("align", {"resolution": editor.resolution})
+    wanted: Inputs = {"resolution": editor.resolution}
+    if work.record("align").get("inputs", {}).get("settings", {}).get("aligner") == "auto":
+        wanted["aligner"] = editor.model_aligner  # another model may see another square
+    work.need("align", wanted)
     alignment = work.alignment()
     key = editor.latent_key(alignment.crop)
     inputs = {"aligned.png": work.sha256("aligned.png"), "key": key}

@@ -61,8 +61,9 @@ class Alignment:
     to_crop: 3×3, photo pixels → crop pixels; its inverse is exact, nothing is rounded in between.
     crop: [size, size, 3] uint8 sRGB.
     landmarks: [68, 2] photo pixels in the 300-W order, or None.
-    box: face box (x0, y0, x1, y1) in photo pixels, or None (`--whole`).
-    detector: "fan", "embedded", "cascade", "box", "whole"; confidence: the detector's own, 0..1, or None.
+    box: face box (x0, y0, x1, y1) in photo pixels, or None (`--whole`); without a face: what the square is made from.
+    detector: "fan", "embedded", "cascade", "box", "whole", or, without a face, the aligner: "square", "letterbox";
+    confidence: the detector's own, 0..1, or None.
     """
 
     to_crop: npt.NDArray[np.floating[Any]]
@@ -76,6 +77,11 @@ class Alignment:
     def size(self) -> int:
         """Side of the crop in pixels."""
         return int(self.crop.shape[0])
+
+    @property
+    def shown(self) -> tuple[float, float, float, float] | None:
+        """The box of photo pixels that is all the crop shows, the rest being black (letterbox); None: there is none."""
+        return self.box if self.detector == "letterbox" else None
 
     @property
     def to_photo(self) -> npt.NDArray[np.floating[Any]]:
