@@ -21,8 +21,6 @@ from realdrag.store import home, write_whole
 if TYPE_CHECKING:
     from realdrag.stylegan import Checkpoint
 
-GENERATOR_FORMAT = "realdrag-generator-1"
-
 
 def file_sha256(path: Path) -> str:
     """Of the file's content, hex."""
@@ -57,6 +55,8 @@ def convert(source: Path, target: Path, about: Mapping[str, str]) -> Checkpoint:
     import numpy as np
     from safetensors.numpy import save
 
+    from realdrag.stylegan import GENERATOR_FORMAT
+
     checkpoint = read_file(source)
     header = {
         "format": GENERATOR_FORMAT,
@@ -65,8 +65,19 @@ def convert(source: Path, target: Path, about: Mapping[str, str]) -> Checkpoint:
         "source_sha256": file_sha256(source),
         **about,
     }
-    write_whole(target, save({name: np.ascontiguousarray(a) for name, a in checkpoint.tensors.items()}, header))
+    # (np.ascontiguousarray would turn a scalar into [1].)
+    arrays = {name: np.asarray(array, order="C") for name, array in checkpoint.tensors.items()}
+    write_whole(target, _reproducible(bytearray(save(arrays, header))))
     return checkpoint
+
+
+def _reproducible(data: bytearray) -> bytearray:
+    """A safetensors file with its metadata in order: the library's is random, and latents are keyed by the hash."""
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:end])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    data[8:end] = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode().ljust(end - 8)
+    return data
 
 
 def converted(path: Path, progress: Progress) -> Path:
@@ -109,7 +120,7 @@ def is_safetensors(path: Path) -> bool:
 
 def inspect(path: Path) -> dict[str, Any]:
     """What is in a checkpoint or safetensors generator, as JSON takes it; needs no torch. Raises InputError."""
-    from realdrag.stylegan import GeneratorConfig, describe
+    from realdrag.stylegan import GENERATOR_FORMAT, GeneratorConfig, describe
 
     if not is_safetensors(path):
         checkpoint = read_file(path)

@@ -75,7 +75,7 @@ def _unwritable(path: Path, error: OSError) -> WorkError:
     return WorkError(f"cannot write {path}: {error.strerror or error}", hint)
 
 
-def write_whole(path: Path, data: bytes) -> None:
+def write_whole(path: Path, data: ReadableBuffer) -> None:
     """`path` holds `data`, or what it held before, however the process ends. WorkError if unwritable."""
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:

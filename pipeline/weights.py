@@ -5,7 +5,6 @@ What is heavy to import is imported where it is used.
 
 from __future__ import annotations
 
-import hashlib
 import importlib.resources
 import json
 import os
@@ -14,10 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from realdrag import network
+from realdrag.conversion import converted, file_sha256, is_safetensors, safetensors_header
 from realdrag.errors import InputError, WorkError
 from realdrag.network import fetch
 from realdrag.presets import nearest
-from realdrag.progress import Progress
+from realdrag.progress import Progress, Silent
 
 if TYPE_CHECKING:
     import torch
@@ -98,8 +98,11 @@ def _models() -> Path:
     return Path(str(importlib.resources.files("realdrag.models")))
 
 
-def resolve_model(name: str | None) -> ModelFile:
-    """The model called `name`: an embedded one, or a path to a .safetensors file; None is the default one."""
+def resolve_model(name: str | None, progress: Progress | None = None) -> ModelFile:
+    """The model called `name`: an embedded one, or the path of a generator; None is the default one.
+
+    A checkpoint of another program is converted at its first use and the copy found again; `progress` is told.
+    """
     embedded = embedded_models()
     path = embedded.get(name or EMBEDDED)
     if path is None:
@@ -108,38 +111,28 @@ def resolve_model(name: str | None) -> ModelFile:
         path = Path(name).expanduser()
         if not path.is_file():
             raise _no_model(name, embedded)
-        if path.suffix != ".safetensors":
-            raise InputError(f"{path} is not a .safetensors file", "other formats are not read")
+        if not is_safetensors(path):
+            copy = converted(path, progress or Silent())
+            return ModelFile(path.stem, copy, file_sha256(copy), None, None)
     encoder = path.with_name(f"{path.stem}-encoder.safetensors")
     if not encoder.is_file():
-        return ModelFile(path.stem, path, _sha256(path), None, None)
-    return ModelFile(path.stem, path, _sha256(path), encoder, _sha256(encoder))
-
-
-def _sha256(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
+        return ModelFile(path.stem, path, file_sha256(path), None, None)
+    return ModelFile(path.stem, path, file_sha256(path), encoder, file_sha256(encoder))
 
 
 def _no_model(name: str, embedded: dict[str, Path]) -> InputError:
     known = f"embedded models: {', '.join(embedded)}"
-    if name.endswith(".safetensors") or Path(name).name != name:
+    if Path(name).suffix in (".safetensors", ".pkl", ".pt", ".pth") or Path(name).name != name:
         return InputError(f"there is no model file {name}", known)
     near = nearest(name, embedded)
-    return InputError(f"there is no model {name!r}", f"{near}, or give the path of a .safetensors file")
+    return InputError(f"there is no model {name!r}", f"{near}, or give the path of a checkpoint")
 
 
 def model_resolution(model: ModelFile) -> int:
     """Side of the generator's picture in pixels, from the file's header; needs no torch."""
-    from safetensors import SafetensorError, safe_open
-
     try:
-        with safe_open(model.path, "np") as file:
-            return int(json.loads((file.metadata() or {})["config"])["img_resolution"])
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        return int(json.loads(safetensors_header(model.path)["config"])["img_resolution"])
+    except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{model.path}: not a realdrag generator: its header has no resolution") from error
 
 
@@ -266,7 +259,7 @@ def load_perceptual(name: str, device: torch.device) -> Perceptual:
 
 def loss_identity(name: str) -> str:
     """What a latent's key holds of the loss `name`: backbones are what they are for ever, the embedded one is not."""
-    return f"{name} {_sha256(_models() / PERCEPTUAL)}" if name == "embedded" else name
+    return f"{name} {file_sha256(_models() / PERCEPTUAL)}" if name == "embedded" else name
 
 
 def _backbone_state(name: str) -> dict[str, torch.Tensor]:

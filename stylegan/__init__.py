@@ -9,15 +9,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from realdrag.stylegan.checkpoint import (
-        ENCODER_FORMAT,
-        GENERATOR_FORMAT,
-        build_encoder,
-        build_generator,
-        delta_between,
-        with_delta,
-    )
-    from realdrag.stylegan.config import GeneratorConfig
+    from realdrag.stylegan.checkpoint import build_encoder, build_generator, delta_between, with_delta
+    from realdrag.stylegan.config import ENCODER_FORMAT, GENERATOR_FORMAT, GeneratorConfig
     from realdrag.stylegan.encoder import Encoder
     from realdrag.stylegan.layouts import Checkpoint
     from realdrag.stylegan.networks import Generator
@@ -25,15 +18,8 @@ if TYPE_CHECKING:
     from realdrag.stylegan.reader import describe, read_checkpoint
 
 _WHERE = {
-    "checkpoint": (
-        "ENCODER_FORMAT",
-        "GENERATOR_FORMAT",
-        "build_encoder",
-        "build_generator",
-        "delta_between",
-        "with_delta",
-    ),
-    "config": ("GeneratorConfig",),
+    "checkpoint": ("build_encoder", "build_generator", "delta_between", "with_delta"),
+    "config": ("ENCODER_FORMAT", "GENERATOR_FORMAT", "GeneratorConfig"),
     "encoder": ("Encoder",),
     "layouts": ("Checkpoint",),
     "networks": ("Generator",),

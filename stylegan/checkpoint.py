@@ -17,10 +17,6 @@ from realdrag.stylegan.config import GeneratorConfig, disagreement
 from realdrag.stylegan.encoder import Encoder
 from realdrag.stylegan.networks import Generator
 
-GENERATOR_FORMAT = "realdrag-generator-1"
-ENCODER_FORMAT = "realdrag-encoder-1"
-
-
 N = TypeVar("N", bound=nn.Module)
 
 

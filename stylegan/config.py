@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+GENERATOR_FORMAT = "realdrag-generator-1"  # of our safetensors files, in their headers
+ENCODER_FORMAT = "realdrag-encoder-1"
+
 
 @dataclass(frozen=True)
 class GeneratorConfig:
