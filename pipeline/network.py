@@ -146,7 +146,7 @@ def recheck() -> dict[Address, str]:
     """Forgets what failed and tries every host we fetch from. Address → why it does not answer, or ""."""
     forget_offline()
     answers = probe(map(address, SITES))
-    _remember({_key(one): why for one, why in answers.items() if why})
+    _remember({_key(one): why for one, why in answers.items()})
     return answers
 
 
@@ -161,7 +161,9 @@ def _failures() -> dict[str, tuple[float, str]]:
 
 
 def _remember(reasons: dict[str, str]) -> None:
-    memory = _failures() | {key: (time.time(), why) for key, why in reasons.items()}
+    """Keeps what failed and why; what did not fail ("") is forgotten."""
+    known = _failures() | {key: (time.time(), why) for key, why in reasons.items()}
+    memory = {key: failure for key, failure in known.items() if failure[1]}
     with contextlib.suppress(WorkError):  # then the next run asks again
         write_whole(home() / "network.json", json.dumps(memory, indent=1).encode())
 
@@ -188,10 +190,19 @@ def _reach(url: str) -> None:
         reason = failure[1]
     else:
         answers = probe({wanted} | {a for a in map(address, SITES) if _key(a) not in known}, wanted)
-        _remember({_key(one): why for one, why in answers.items() if why})
+        _remember({_key(one): why for one, why in answers.items()})
         reason = answers[wanted]
     if reason:
         raise Offline(f"{wanted[0]} cannot be reached ({reason})", "`realdrag doctor` tries again")
+
+
+def ask(url: str, hint: str) -> None:
+    """Raises Offline with `hint` when nobody answers for `url` now, whatever is remembered."""
+    wanted = address(url)
+    reason = probe([wanted])[wanted]
+    _remember({_key(wanted): reason})
+    if reason:
+        raise Offline(f"{wanted[0]} cannot be reached ({reason}) for {url}", hint)
 
 
 def probe(addresses: Iterable[Address], wanted: Address | None = None) -> dict[Address, str]:

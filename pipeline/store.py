@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 import datetime
 import errno
+import functools
 import hashlib
 import itertools
 import json
@@ -337,17 +338,18 @@ class Store:
         write_whole(self.path(key), save(arrays, header))
 
     @contextlib.contextmanager
-    def lock(self, key: str) -> Iterator[None]:
-        """Only one process at a time is inside for a key: look again with `get` once there."""
+    def lock(self, key: str, what: str = "this photo") -> Iterator[None]:
+        """Only one process at a time is inside for a key: look again with `get` once there. `what` is for people."""
         path = self._made() / f"{key}.lock"
+        waiting = functools.partial(self._waiting, what)
         try:
             try:
-                release = self._native_lock(path)
+                release = self._native_lock(path, waiting)
             except (OSError, NotImplementedError) as error:
                 if isinstance(error, OSError) and error.errno not in NO_LOCKS:
                     raise
                 lease = _Lease(path.with_suffix(".lease"))
-                lease.acquire(self._waiting)
+                lease.acquire(waiting)
                 release = lease.release
         except OSError as error:
             raise _unwritable(path, error) from error
@@ -356,19 +358,19 @@ class Store:
         finally:
             release()
 
-    def _native_lock(self, path: Path) -> Callable[[], None]:
+    def _native_lock(self, path: Path, waiting: Callable[[], None]) -> Callable[[], None]:
         from filelock import Timeout
 
         lock = _file_lock(path, _mode(self.folder) & 0o666)
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            self._waiting()
+            waiting()
             lock.acquire()
         return lock.release
 
-    def _waiting(self) -> None:
-        self.progress.say("another process is at work on this photo: waiting for it")
+    def _waiting(self, what: str) -> None:
+        self.progress.say(f"another process is at work on {what}: waiting for it")
 
     def _made(self) -> Path:
         # A home that its group may write to is meant to be shared: the latents in it are too.
