@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from realdrag import __version__
+from realdrag.cli_models import models
 from realdrag.cli_options import DebugOpt, DeviceOpt, JsonOpt, QuietOpt, ThreadsOpt, show
 from realdrag.errors import InputError, RealdragError, WorkError
 
@@ -36,6 +37,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(models)
 
 PhotoArg = Annotated[Path, typer.Argument(metavar="PHOTO", help="The photograph: JPEG, PNG, TIFF, WebP, …")]
 WorkOpt = Annotated[Path, typer.Option("-w", "--work", metavar="WORK", help="The work folder.")]

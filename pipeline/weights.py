@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from realdrag import network
+from realdrag import library, network
 from realdrag.conversion import converted, file_sha256, is_safetensors, safetensors_header
 from realdrag.errors import InputError, WorkError
 from realdrag.network import fetch
 from realdrag.presets import nearest
 from realdrag.progress import Progress, Silent
+from realdrag.stylegan.catalogue import CATALOGUE, find
 
 if TYPE_CHECKING:
     import torch
@@ -99,12 +100,13 @@ def _models() -> Path:
 
 
 def resolve_model(name: str | None, progress: Progress | None = None) -> ModelFile:
-    """The model called `name`: an embedded one, or the path of a generator; None is the default one.
+    """The model called `name`: an embedded one, one in the user's folder, or the path of a generator.
 
+    None is the default one.
     A checkpoint of another program is converted at its first use and the copy found again; `progress` is told.
     """
     embedded = embedded_models()
-    path = embedded.get(name or EMBEDDED)
+    path = embedded.get(name or EMBEDDED) or library.own_models().get(name or "")
     if path is None:
         if name is None:
             raise WorkError(f"the embedded model {EMBEDDED} is missing", "install realdrag again")
@@ -121,10 +123,12 @@ def resolve_model(name: str | None, progress: Progress | None = None) -> ModelFi
 
 
 def _no_model(name: str, embedded: dict[str, Path]) -> InputError:
+    if find(name) is not None:
+        return InputError(f"the model {name} is not here", f"`realdrag models pull {name}` fetches it")
     known = f"embedded models: {', '.join(embedded)}"
     if Path(name).suffix in (".safetensors", ".pkl", ".pt", ".pth") or Path(name).name != name:
         return InputError(f"there is no model file {name}", known)
-    near = nearest(name, embedded)
+    near = nearest(name, [*embedded, *library.own_models(), *(entry.name for entry in CATALOGUE)])
     return InputError(f"there is no model {name!r}", f"{near}, or give the path of a checkpoint")
 
 

@@ -1,0 +1,139 @@
+"""`realdrag models …`: what there is, fetching it, and looking at what it makes."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from realdrag.cli_options import DebugOpt, DeviceOpt, JsonOpt, QuietOpt, ThreadsOpt, show
+
+if TYPE_CHECKING:
+    from realdrag.library import Row
+
+models = typer.Typer(
+    name="models", help="The models there are, here and in public.", rich_markup_mode=None, add_completion=False
+)
+
+NameArg = Annotated[str, typer.Argument(metavar="NAME", help="A name that `realdrag models list` shows.")]
+ModelArg = Annotated[str, typer.Argument(metavar="NAME|FILE", help="A model's name, or the path of a generator.")]
+KeepOpt = Annotated[bool, typer.Option("--keep", help="Keep the published file beside the converted one.")]
+SeedsOpt = Annotated[
+    str, typer.Option("--seeds", metavar="0-15,20", help="One picture for each; ranges hold both ends.")
+]
+PsiOpt = Annotated[float, typer.Option("--psi", metavar="F", help="Truncation: 1 draws as learnt, 0 is the mean.")]
+ClassOpt = Annotated[
+    int | None, typer.Option("--class", metavar="K", help="Of a conditional model; else each seed draws one.")
+]
+ColumnsOpt = Annotated[int | None, typer.Option("--columns", metavar="N", help="Pictures in a row.")]
+SheetOpt = Annotated[
+    Path, typer.Option("-o", "--output", metavar="SHEET", help="The sheet: .png, .jpg, .tif or .webp.")
+]
+
+STATES = {"embedded": "with realdrag", "present": "yes", "given": "to convert: pull", "part": "in part: pull", "no": ""}
+HEADINGS = ("name", "domain", "px", "MB", "licence", "aligner", "here")
+
+
+@models.command("list")
+def list_models(as_json: JsonOpt = False, quiet: QuietOpt = False, debug: DebugOpt = False) -> None:
+    """The models that come with realdrag, the public ones, and your own."""
+    from realdrag.library import folder, rows
+    from realdrag.stylegan.catalogue import BY_HAND
+
+    found = list(rows())
+    report = {"folder": str(folder()), "models": [{"present": is_here(row)} | asdict(row) for row in found]}
+    closing = (
+        "MB of models that are not here are computed from their parameters. `realdrag models pull NAME` fetches one.",
+        f"Without an address of their own: {BY_HAND}.",
+        "Any StyleGAN2 generator is taken as a file: `--model FILE`.",
+    )
+    show(report, as_json, *table(found), "", *closing)
+
+
+def is_here(row: Row) -> bool:
+    """Whether the model can be used as it is."""
+    return row.state in ("embedded", "present")
+
+
+def table(found: list[Row]) -> list[str]:
+    """The models one a line, in columns."""
+    cells = [HEADINGS]
+    for row in found:
+        size = f"{row.megabytes}" if is_here(row) else f"~{row.megabytes}"
+        px = str(row.resolution) if row.resolution else "?"
+        facts = (row.name, row.domain, px, size, row.licence, row.aligner)
+        cells.append((*facts, STATES[row.state]))
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    right = {HEADINGS.index("px"), HEADINGS.index("MB")}
+    return [
+        "  ".join(
+            cell.rjust(width) if n in right else cell.ljust(width)
+            for n, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in cells
+    ]
+
+
+@models.command()
+def pull(
+    name: NameArg,
+    keep: KeepOpt = False,
+    as_json: JsonOpt = False,
+    quiet: QuietOpt = False,
+    debug: DebugOpt = False,
+) -> None:
+    """Fetch a public model and convert it; what an interruption left is gone on with."""
+    from realdrag.library import known
+    from realdrag.library import pull as fetch
+    from realdrag.terminal import TerminalProgress
+
+    entry = known(name)
+    done = fetch(entry, TerminalProgress(quiet=quiet), keep=keep)
+    report = {"name": name, "path": str(done.path), "already": done.already, "url": entry.url, "sha256": done.sha256}
+    report |= {"licence": entry.licence, "aligner": entry.aligner}
+    state = "is here already" if done.already else f"sha256 of the published file {done.sha256}"
+    line = f"{done.path}  {state}; licence: {entry.licence}; aligner {entry.aligner}"
+    show(report, as_json, line + (f"; {entry.note}" if entry.note else ""))
+
+
+@models.command()
+def sample(
+    model: ModelArg,
+    output: SheetOpt,
+    seeds: SeedsOpt = "0-15",
+    psi: PsiOpt = 0.7,
+    label: ClassOpt = None,
+    columns: ColumnsOpt = None,
+    device: DeviceOpt = "auto",
+    threads: ThreadsOpt = None,
+    as_json: JsonOpt = False,
+    quiet: QuietOpt = False,
+    debug: DebugOpt = False,
+) -> None:
+    """Draw pictures from a model: one for each seed, on one sheet."""
+    from realdrag import sheets
+    from realdrag.devices import pick
+    from realdrag.devices import threads as limited
+    from realdrag.photo_write import check_writable
+    from realdrag.terminal import TerminalProgress
+    from realdrag.weights import load_generator, model_resolution, resolve_model
+
+    progress = TerminalProgress(quiet=quiet)
+    numbers = sheets.parse_seeds(seeds)
+    check_writable(output)
+    file = resolve_model(model, progress)
+    wide = sheets.check(output, model_resolution(file), len(numbers), columns)
+    with limited(threads):
+        sheet, samples = sheets.sample(
+            load_generator(file, pick(device)), numbers, wide, progress, psi=psi, label=label
+        )
+    rows = sheets.lines(samples)
+    about = f"generated by the model {file.name}, psi {psi:g}; seeds in {'; '.join(rows)}"
+    texts = {"model": file.name, "model-sha256": file.sha256, "psi": f"{psi:g}", "seeds": "; ".join(rows)}
+    sheets.write_sheet(sheet, output, about, texts)
+    report = {"output": str(output), "model": {"name": file.name, "sha256": file.sha256}, "psi": psi, "columns": wide}
+    shape = f"{wide} × {samples[-1].row + 1}"
+    line = f"{output}  {len(samples)} pictures of {file.name}, {shape}, psi {psi:g}"
+    show(report | {"pictures": sheets.as_json(samples)}, as_json, line, *rows)
