@@ -22,6 +22,13 @@ if TYPE_CHECKING:
     from realdrag.stylegan import Checkpoint
 
 
+def check_file(path: Path) -> None:
+    """InputError unless it is a file: a pipe would wait for ever."""
+    if not path.is_file():
+        what = "is not a file" if path.exists() else "there is no such file"
+        raise InputError(f"{path}: {what}", "give the path of a checkpoint")
+
+
 def file_sha256(path: Path) -> str:
     """Of the file's content, hex."""
     try:
@@ -38,10 +45,11 @@ def read_file(path: Path) -> Checkpoint:
     """
     from realdrag.stylegan import read_checkpoint
 
+    check_file(path)
     try:
         with path.open("rb") as file:
-            empty = not path.is_file() or not file.seek(0, 2)
-            data = memoryview(b"") if empty else memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+            whole = file.seek(0, 2) and mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            data = memoryview(whole or b"")  # what is empty cannot be mapped
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
     return read_checkpoint(data, str(path))
@@ -122,6 +130,7 @@ def inspect(path: Path) -> dict[str, Any]:
     """What is in a checkpoint or safetensors generator, as JSON takes it; needs no torch. Raises InputError."""
     from realdrag.stylegan import GENERATOR_FORMAT, GeneratorConfig, describe
 
+    check_file(path)
     if not is_safetensors(path):
         checkpoint = read_file(path)
         shapes = {name: array.shape for name, array in checkpoint.tensors.items()}

@@ -31,7 +31,7 @@ def _check(want: Mapping[str, tuple[int, ...]], tensors: Mapping[str, Tensor], n
 
 def _filled(net: N, tensors: Mapping[str, Tensor]) -> N:
     """`net` holding `tensors`, frozen, in evaluation mode."""
-    net.load_state_dict({k: v.float() for k, v in tensors.items()})
+    net.load_state_dict({k: v.float() for k, v in tensors.items()}, assign=True)
     return net.eval().requires_grad_(False)
 
 
@@ -65,7 +65,10 @@ def build_encoder(tensors: Mapping[str, Tensor], header: Mapping[str, str], name
         _check_resolution(config["resolution"])
         r, width = config["resolution"], min(config["channel_base"] // 4, config["channel_max"])
         # Of the tensors that every other one's size follows from: a header alone must not ask for gigabytes.
-        shapes = {"fc.weight": (512, width * 16), "out.weight": (config["num_ws"] * config["w_dim"], 512)}
+        shapes: dict[str, tuple[int, ...]] = {
+            "fc.weight": (512, width * 16),
+            "out.weight": (config["num_ws"] * config["w_dim"], 512),
+        }
         while r > 4:
             n_in, n_out = (min(config["channel_base"] // x, config["channel_max"]) for x in (r, r // 2))
             shapes[f"body.b{r}.conv1.weight"] = (n_out, n_in, 3, 3)

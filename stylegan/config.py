@@ -55,7 +55,10 @@ class GeneratorConfig:
                 shapes |= self._conv(f"{block}.conv0", self.channels(r // 2), c, r)
             shapes |= self._conv(f"{block}.conv1", c, c, r)
             shapes |= _dense(f"{block}.torgb.affine", self.w_dim, c)
-            shapes |= {f"{block}.torgb.weight": (self.img_channels, c, 1, 1), f"{block}.torgb.bias": (self.img_channels,)}
+            shapes |= {
+                f"{block}.torgb.weight": (self.img_channels, c, 1, 1),
+                f"{block}.torgb.bias": (self.img_channels,),
+            }
         return shapes
 
     def _conv(self, name: str, n_in: int, n_out: int, resolution: int) -> dict[str, tuple[int, ...]]:

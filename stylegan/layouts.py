@@ -81,7 +81,9 @@ def _can_stand_in(name: str, shapes: Mapping[str, tuple[int, ...]]) -> bool:
     layer, _, last = name.rpartition(".")
     if last == "noise_strength":  # a layer has both or neither
         return f"{layer}.noise_const" not in shapes
-    return last in ("noise_const", "resample_filter") or (name == "mapping.w_avg" and "mapping.embed.bias" not in shapes)
+    if name == "mapping.w_avg":  # not without labels to draw
+        return "mapping.embed.bias" not in shapes
+    return last in ("noise_const", "resample_filter")
 
 
 def _filter() -> Array:
@@ -93,7 +95,7 @@ def mean_w(tensors: Mapping[str, Array], config: GeneratorConfig) -> Array:
     """The mean w [w_dim] of samples: the mapping network in numpy, for files that lack it."""
     random, total = np.random.RandomState(123), np.zeros(config.w_dim)
     for _ in range(10):
-        x = random.randn(MEAN_OF // 10, config.z_dim).astype(np.float32)
+        x: Array = random.randn(MEAN_OF // 10, config.z_dim).astype(np.float32)
         x /= np.sqrt(np.square(x).mean(1, keepdims=True) + 1e-8)
         for i in range(config.num_layers):
             weight, bias = tensors[f"mapping.fc{i}.weight"], tensors[f"mapping.fc{i}.bias"]
@@ -277,7 +279,8 @@ def _put(tensors: Tensors, name: str, array: Array, rules: _Rules) -> None:
             try:
                 tensors[publish(match)] = turn(array)
             except (IndexError, ValueError) as error:
-                raise InputError(f"not a StyleGAN2 generator: {name} has the shape {list(array.shape)}", ONLY) from error
+                fault = f"{name} has the shape {list(array.shape)}"
+                raise InputError(f"not a StyleGAN2 generator that we know: {fault}", ONLY) from error
             return
     raise InputError(f"not a StyleGAN2 generator that we know: {name[:60]!r} is unknown", ONLY)
 

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from realdrag.errors import InputError
-from realdrag.stylegan.pickles import MAX_DEPTH, Made, Name, Persistent, damaged, entries, too_early, unpickle
+from realdrag.stylegan.pickles import Made, Name, Persistent, damaged, entries, too_early, unpickle
 
 Array = npt.NDArray[Any]
 Storages = Callable[[Any], Array]  # a torch storage's reference to its values [n]
@@ -38,6 +38,7 @@ _TYPES = {
     "ByteStorage": "<u1",
     "BoolStorage": "<u1",
 }
+_PARAMETERS = {"torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state"}
 _NUMPY_TYPES = {"f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "b1"}
 MAX_AXES = 8
 
@@ -145,7 +146,7 @@ def _legacy_places(data: memoryview, at: int, keys: list[str], value: Any) -> di
     """Key → where its values begin, how many, bytes each. The sizes come from the references within `value`."""
     sizes: dict[str, int] = {}
     for reference in _references(value):
-        kind, dtype, key, declared = _reference(reference)
+        _, dtype, key, declared = _reference(reference)
         sizes[key] = np.dtype(dtype).itemsize
         if declared * sizes[key] > len(data) - at:
             raise _boasting(declared * sizes[key])
@@ -239,9 +240,7 @@ def raw(value: Any) -> memoryview:
 
 def tensor(value: Any, storages: Storages) -> Array:
     """The array of a tensor or parameter, as torch or numpy pickles it."""
-    for _ in range(MAX_DEPTH):
-        if not (isinstance(value, Made) and value.name == "torch._utils._rebuild_parameter" and value.args):
-            break
+    if isinstance(value, Made) and value.name in _PARAMETERS and value.args:
         value = value.args[0]
     if not isinstance(value, Made):
         raise damaged("something that should be a tensor is none")

@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,20 @@ def golden() -> dict[str, np.ndarray]:
     """Network A: its parameters, inputs, and what the published program makes of them."""
     with np.load(Path(__file__).parents[1] / "golden" / "sg2-32.npz") as file:
         return {name: file[name] for name in file.files}
+
+
+@pytest.fixture(scope="session")
+def golden_file() -> Callable[[str], Path]:
+    """The path of a golden file: ours, else the shared one."""
+
+    def find(name: str) -> Path:
+        ours = Path(__file__).parents[1] / "golden" / name
+        theirs = Path(os.environ.get("REALDRAG_SHARED") or Path(__file__).parents[3] / "shared") / "golden" / name
+        if not ours.is_file() and not theirs.is_file():
+            pytest.skip(f"{theirs} is not there: set REALDRAG_SHARED")
+        return ours if ours.is_file() else theirs
+
+    return find
 
 
 @pytest.fixture(scope="session")
