@@ -12,10 +12,11 @@ import json
 import mmap
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from realdrag.errors import InputError, WorkError
 from realdrag.progress import Progress
+from realdrag.settings import Aligner
 from realdrag.store import home, write_whole
 
 if TYPE_CHECKING:
@@ -53,6 +54,21 @@ def read_file(path: Path) -> Checkpoint:
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
     return read_checkpoint(data, str(path))
+
+
+def check_target(target: Path, source: Path, aligner: str) -> None:
+    """InputError, before any work, for a target that cannot be what `convert` writes."""
+    if aligner not in (known := get_args(Aligner)):
+        raise InputError(f"there is no aligner {aligner!r}", f"one of {', '.join(known)}")
+    check_file(source)
+    if is_safetensors(source):
+        raise InputError(f"{source}: is a safetensors file already", "it can be used as it is")
+    if target.suffix != ".safetensors":
+        raise InputError(f"{target}: must end in .safetensors", "that is what is written")
+    if target.is_dir() or not target.parent.is_dir():
+        raise InputError(f"{target}: cannot be written there", "name a file in a folder that exists", code="unwritable")
+    if target.exists() and target.samefile(source):
+        raise InputError(f"{target}: is the checkpoint itself", "choose another name", code="overwrite")
 
 
 def convert(source: Path, target: Path, about: Mapping[str, str]) -> Checkpoint:
@@ -110,7 +126,7 @@ def safetensors_header(path: Path) -> dict[str, str]:
 
     try:
         with safe_open(path, "np") as file:
-            return dict(file.metadata() or {})
+            return dict(sorted((file.metadata() or {}).items()))  # the library's order is random
     except (SafetensorError, OSError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{path}: not a readable safetensors file: {reason}") from error

@@ -6,8 +6,9 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -172,3 +173,61 @@ print("torch" in sys.modules)
 """
     command = [sys.executable, "-c", code, str(pickle_file), str(tmp_path / "x.safetensors")]
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "False\n"
+
+
+# From the shell
+
+
+def test_inspect_and_convert_from_the_shell(pickle_file: Path, tmp_path: Path, cli: Callable[..., Any]) -> None:
+    done = cli("models", "inspect", pickle_file)
+    assert done.code == 0
+    for line in (f"{pickle_file}  nvidia, 16 px", "latents: z 6, w 5, 6 rows", "labels: none", "channels: 8 at 4"):
+        assert line in done.out
+    assert f"sha256: {file_sha256(pickle_file)}" in done.out
+    report = json.loads(cli("models", "inspect", pickle_file, "--json").out)
+    assert (report["file"], report["resolution"], report["labels"]) == (str(pickle_file), 16, 0)
+
+    target = tmp_path / "cats.safetensors"
+    options = ("--domain", "cats", "--aligner", "square", "--licence", "mine alone")
+    done = cli("models", "convert", pickle_file, "-o", target, *options, "--json")
+    assert json.loads(done.out)["sha256"] == file_sha256(target)
+    header = safetensors_header(target)
+    assert [header[key] for key in ("name", "domain", "aligner", "licence")] == ["mine", "cats", "square", "mine alone"]
+    shown = cli("models", "inspect", target).out
+    assert "domain: cats" in shown
+    assert f"source_sha256: {file_sha256(pickle_file)}" in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("mine.pkl", "-o", "x.pkl"), "must end in .safetensors"),
+        (("mine.pkl", "-o", "gone/x.safetensors"), "cannot be written there"),
+        (("mine.pkl", "-o", "x.safetensors", "--aligner", "sqare"), "no aligner 'sqare'"),
+        (("gone.pkl", "-o", "x.safetensors"), "there is no such file"),
+        (("odd.safetensors", "-o", "odd.safetensors"), "is the checkpoint itself"),
+        (("text.pkl", "-o", "x.safetensors"), "not a checkpoint"),
+    ],
+)
+def test_what_cannot_be_converted_is_one_line_and_writes_nothing(
+    pickle_file: Path, cli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], said: str
+) -> None:
+    monkeypatch.chdir(pickle_file.parent)
+    Path("odd.safetensors").write_bytes(FILES["pti"])
+    Path("text.pkl").write_text("hello")
+    before = sorted(Path().iterdir())
+    done = cli("models", "convert", *arguments)
+    assert (done.code, done.out) == (2, "")
+    assert said in done.err
+    assert done.err.count("\n") == 1
+    assert sorted(Path().iterdir()) == before
+
+
+def test_a_converted_generator_is_not_converted_again(
+    pickle_file: Path, tmp_path: Path, cli: Callable[..., Any]
+) -> None:
+    target = tmp_path / "a.safetensors"
+    convert(pickle_file, target, {})
+    done = cli("models", "convert", target, "-o", tmp_path / "b.safetensors")
+    assert done.code == 2
+    assert "is a safetensors file already" in done.err
