@@ -63,10 +63,11 @@ def download(url: str, target: Path, progress: Progress, *, spare: int, hint: st
             came = _begun(url, part)[1]
             if error.response is not None:
                 raise _failed(url, f"HTTP {error.response.status_code}", hint) from error
-            if not came:
+            begun = came or isinstance(error, requests.exceptions.ChunkedEncodingError)
+            if not begun:
                 raise _failed(url, " ".join(str(error).split()), hint) from error
             if came <= here or not left:
-                kept = f"{came / 1e6:.0f} MB are kept, the same command goes on"
+                kept = f"{came / 1e6:.0f} MB are kept, the same command goes on" if came else "try again"
                 raise WorkError(f"{url}: the connection was lost", kept) from error
             progress.say(f"the connection was lost at {came / 1e6:.0f} MB: trying again")
             time.sleep(PAUSE_S)

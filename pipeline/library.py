@@ -95,16 +95,16 @@ def pull(entry: Entry, progress: Progress, *, keep: bool = False) -> Pulled:
     Raises Offline or WorkError when it does not come, or is not the file that came first; InputError for a file put
     there by hand that cannot be read.
     """
-    from realdrag.conversion import convert, file_sha256
+    from realdrag.conversion import convert, file_sha256, safetensors_header
 
     target, given = path_of(entry.name), folder() / entry.file
     if target.is_file():
-        return Pulled(entry, target, None, already=True)
+        return Pulled(entry, target, safetensors_header(target).get("source_sha256"), already=True)
     fetched = folder() / ".fetched" / entry.file
     store = Store(progress=progress)
     with store.lock(f"pull-{entry.name}", entry.name):
         if target.is_file():  # another process was first
-            return Pulled(entry, target, None, already=True)
+            return pull(entry, progress)
         by_hand = given.is_file()
         source = given if by_hand else _fetch(entry, fetched, progress)
         sha256, size = file_sha256(source), source.stat().st_size

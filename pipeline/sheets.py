@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from realdrag.stylegan import Generator
 
 MOST_SEEDS = 4096
-MOST_PIXELS = 2**27  # of a sheet: 400 MB in memory; 128 pictures of 1024 px
+MOST_PIXELS = 2**27  # of a sheet: 400 MB in memory; 121 pictures of 1024 px
 LAST_SEED = 2**63 - 1
 
 XMP = """<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>

@@ -20,7 +20,7 @@ NVIDIA = "NVIDIA, research only"
 CC_BY = "CC-BY-4.0"
 
 # Megabytes of the three networks in fp32: resolution → size at full width; HALF: 256 px with half the channels.
-SIZES = {32: 304, 256: 357, 512: 364, 1024: 381}
+SIZES = {32: 248, 256: 357, 512: 364, 1024: 381}
 HALF = 296
 
 BOX = "works best with --box around the animal"
