@@ -72,7 +72,8 @@ def blending(
     width, height = photo.size
     corners = transform(alignment.to_photo, np.array(crop_corners(alignment.size)))
     inside = np.zeros((height, width), np.uint8)
-    cv2.fillConvexPoly(inside, np.round(corners * 16).astype(np.int32), 1, shift=4)
+    # A sixteenth of a pixel less: where an edge lies at half a pixel, OpenCV counts the one beyond it as inside.
+    cv2.fillConvexPoly(inside, np.round(corners * 16 - np.sign(corners - corners.mean(0))).astype(np.int32), 1, shift=4)
     if alignment.shown is not None:
         x0, y0, x1, y1 = alignment.shown
         x, y = np.arange(width), np.arange(height)[:, None]
