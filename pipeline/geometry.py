@@ -98,7 +98,7 @@ def cut_off(picture: Array, matrix: Matrix, box: tuple[float, float, float, floa
         for low, high in ((top, bottom), (left, right))
     )
     share = rows[:, None] * columns[None, :]
-    return np.rint(picture * (share[..., None] if picture.ndim == 3 else share)).astype(picture.dtype)
+    return np.asarray(np.rint(picture * (share[..., None] if picture.ndim == 3 else share)), picture.dtype)
 
 
 def resize(picture: Array, size: int) -> Array:

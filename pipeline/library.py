@@ -186,21 +186,23 @@ def rows() -> Iterator[Row]:
     from realdrag.download import part_size
     from realdrag.weights import embedded_models
 
-    for name, path in embedded_models().items():
-        yield _row(name, path, "embedded")
+    for name, file in embedded_models().items():
+        yield _row(name, file, "embedded")
     own = own_models()
     for entry in CATALOGUE:
-        path, given, state, megabytes = own.pop(entry.name, None), folder() / entry.file, "no", entry.megabytes
-        if path is not None:
-            state, megabytes = "present", round(path.stat().st_size / 1e6)
+        path: Path | None = None
+        given, state, megabytes = folder() / entry.file, "no", entry.megabytes
+        if entry.name in own:
+            state, path = "present", own.pop(entry.name)
+            megabytes = round(path.stat().st_size / 1e6)
         elif given.is_file():
             state, path = "given", given
         elif (fetched := folder() / ".fetched" / entry.file).is_file() or part_size(fetched):
             state = "part"
         facts = entry.name, entry.domain, entry.resolution, megabytes, entry.licence, entry.aligner
         yield Row(*facts, state, None if path is None else str(path), entry.url, entry.note)
-    for name, path in own.items():
-        yield _row(name, path, "present")
+    for name, file in own.items():
+        yield _row(name, file, "present")
 
 
 def _row(name: str, path: Path, state: str) -> Row:
@@ -223,7 +225,8 @@ def model_aligner(model: ModelFile) -> Aligner:
     from realdrag.conversion import safetensors_header
 
     named = safetensors_header(model.path).get("aligner", "ffhq")
-    for aligner in get_args(Aligner):
+    aligners: tuple[Aligner, ...] = get_args(Aligner)
+    for aligner in aligners:
         if named == aligner:
             return aligner
     raise InputError(f"{model.path}: its header names an unknown aligner {named[:40]!r}", "say which with --aligner")
