@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -306,6 +306,23 @@ def test_a_thin_mask_still_opens(width: int) -> None:
     alpha = blending(photo_of(texture(200, 220)), crop_at(190, 110, 100), mask, SETTINGS)
     assert alpha.max() == pytest.approx(1)
     assert (alpha[mask == 0] == 0).all()
+
+
+def test_the_crop_ends_at_its_edge_and_a_letterbox_at_its_box() -> None:
+    """An edge at half a pixel, as a square of whole pixels has: the pixel beyond it is wholly outside."""
+    photo = photo_of(texture(300, 400))
+    alignment = crop_at(101, 200.0, 150.0)  # 149.5 … 250.5, 99.5 … 200.5
+    alpha = blending(photo, alignment, None, SETTINGS)
+    assert (edges(alpha), edges(alpha.T)) == ((150, 250), (100, 200))
+    letterbox = replace(alignment, detector="letterbox", box=(150.0, 130.0, 250.0, 169.0))
+    alpha = blending(photo, letterbox, None, SETTINGS)
+    assert (edges(alpha), edges(alpha.T)) == ((150, 250), (130, 169))
+
+
+def edges(alpha: np.ndarray) -> tuple[int, int]:
+    """The first and the last column that may change."""
+    columns = np.flatnonzero(alpha.any(0))
+    return int(columns[0]), int(columns[-1])
 
 
 def test_the_photo_s_border_is_no_edge() -> None:

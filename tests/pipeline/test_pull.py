@@ -27,7 +27,7 @@ from realdrag.network import Offline
 from realdrag.progress import Silent
 
 BODY = b"\x80\x04" + random.Random(0).randbytes(3_000_000)
-OTHER = b"\x80\x04" + random.Random(1).randbytes(3_100_000)
+OTHER = b"\x80\x04" + random.Random(1).randbytes(3_000_000)
 SHA = hashlib.sha256(BODY).hexdigest()
 CUT = 2_000_000
 
