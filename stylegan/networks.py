@@ -7,6 +7,8 @@ that every checkpoint loads by name. Shapes: z [n, z_dim]; w_plus [n, num_ws, w_
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +17,9 @@ from torch import Tensor, nn
 from realdrag.stylegan.config import GeneratorConfig
 
 SQRT2 = math.sqrt(2)
+# What gradients are multiplied by in float16: those of a mean over a large picture's pixels, 3e-7, would be lost there.
+GRADIENT_SCALE = 2.0**12
+Make = Callable[[Tensor, torch.dtype], tuple[Tensor, ...]]
 
 
 def leaky(x: Tensor) -> Tensor:
@@ -47,6 +52,43 @@ def unit_length(x: Tensor) -> Tensor:
     return x * (x.square().mean(1, keepdim=True) + 1e-8).rsqrt()
 
 
+class _Narrow(torch.autograd.Function):
+    """To float16; the gradient that comes back is divided by its scale."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.dtype = x.dtype
+        return x.half()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return gradient.to(ctx.dtype) / GRADIENT_SCALE
+
+
+class _Widen(torch.autograd.Function):
+    """From float16 to float32; the gradient that comes back is multiplied by its scale."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.float()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return (gradient * GRADIENT_SCALE).half()
+
+
+def narrow(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """`x` in the precision of the convolutions."""
+    narrowed: Tensor = _Narrow.apply(x) if dtype == torch.float16 else x.to(dtype)  # type: ignore[no-untyped-call]
+    return narrowed
+
+
+def widen(x: Tensor) -> Tensor:
+    """`x`, in the precision of the convolutions, as float32."""
+    widened: Tensor = _Widen.apply(x) if x.dtype == torch.float16 else x.float()  # type: ignore[no-untyped-call]
+    return widened
+
+
 class Dense(nn.Module):
     """Fully connected layer with equalised learning rate: stored weights are 1/lr times the effective ones."""
 
@@ -57,7 +99,7 @@ class Dense(nn.Module):
         self.weight_gain, self.bias_gain, self.activate = lr / math.sqrt(n_in), lr, activate
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.linear(x, self.weight * self.weight_gain, self.bias * self.bias_gain)
+        y = torch.addmm(self.bias * self.bias_gain, x, self.weight.t(), alpha=self.weight_gain)
         return leaky(y) if self.activate else y
 
 
@@ -89,6 +131,33 @@ class Mapping(nn.Module):
         return x
 
 
+class Kept:
+    """What was made of a parameter, kept while that is frozen and unchanged; a copy of a network begins empty.
+
+    A change is seen by the parameter's address or its version, so one through `.data` in place is not.
+    """
+
+    def __init__(self) -> None:
+        self.key: tuple[object, ...] = ()
+        self.source: Tensor | None = None  # held, so that no other parameter can come to lie at its address
+        self.made: tuple[Tensor, ...] = ()
+
+    def __reduce__(self) -> tuple[type[Kept], tuple[()]]:
+        return Kept, ()
+
+    def get(self, parameter: Tensor, dtype: torch.dtype, make: Make) -> tuple[Tensor, ...]:
+        """`make(parameter, dtype)`, made now or before."""
+        if parameter.requires_grad or parameter.is_inference():
+            self.key, self.source, self.made = (), None, ()
+            return make(parameter, dtype)
+        key = parameter.data_ptr(), parameter._version, parameter.dtype, parameter.device, dtype
+        if key != self.key:
+            with torch.inference_mode(False):  # else no later gradient could pass it
+                self.source, self.made = parameter.detach(), make(parameter, dtype)
+            self.key = key
+        return self.made
+
+
 class ModulatedConv(nn.Module):
     """3×3 convolution: input scaled by the style, output scaled back to unit variance, noise, bias, leaky ReLU.
 
@@ -107,23 +176,39 @@ class ModulatedConv(nn.Module):
         self.register_buffer("noise_const", torch.randn(resolution, resolution))
         self.register_buffer("resample_filter", filter_taps())
         self.up, self.clamp = up, clamp
+        self.kept = Kept()
+
+    def prepared(self, weight: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+        """The weight as the convolution reads it fastest, each kernel's power [n_out, n_in], and size [n_out].
+
+        For float16 the weight is divided by the size, so that no sum of products can overflow; else that is 1.
+        """
+        power = weight.square().sum((2, 3))
+        size = power.new_ones(len(power))
+        if dtype == torch.float16:
+            size = weight.detach().abs().amax((1, 2, 3)).clamp(min=1e-8) * math.sqrt(weight[0].numel())
+            weight = weight / size[:, None, None, None]
+        if self.up:
+            weight = weight.transpose(0, 1)
+        return narrow(weight, dtype).contiguous(memory_format=torch.channels_last), power, size
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
         style = self.affine(w)  # [n, n_in]
-        power = self.weight.square().sum((2, 3))  # [n_out, n_in]
-        demodulation = (style.square() @ power.t() + 1e-8).rsqrt()  # [n, n_out]
-        weight = self.weight.to(x.dtype)
-        x = x * style[:, :, None, None].to(x.dtype)
+        weight, power, size = self.kept.get(self.weight, x.dtype, self.prepared)
+        gain = SQRT2 * (style.square() @ power.t() + 1e-8).rsqrt()  # [n, n_out], with that of the leaky ReLU
+        if x.dtype == torch.float16:  # the largest style becomes 1, and the gain makes up for both sizes
+            largest = style.detach().abs().amax(1, keepdim=True).clamp(min=1e-8)
+            style, gain = style / largest, gain * largest * size
+        x = x * narrow(style, x.dtype)[:, :, None, None]
         if self.up:
-            x = F.conv_transpose2d(x, weight.transpose(0, 1), stride=2)
+            x = F.conv_transpose2d(x, weight, stride=2)
             x = filter_after_upconv(x, self.resample_filter)
         else:
             x = F.conv2d(x, weight, padding=1)
-        x = x * demodulation[:, :, None, None].to(x.dtype)
         # Channels last, as x is: adding the other layout takes ten times as long.
-        offset = (self.noise_const[:, :, None] * self.noise_strength + self.bias).permute(2, 0, 1)
-        x = x + offset.to(x.dtype)
-        x = leaky(x)
+        offset = (self.noise_const[:, :, None] * self.noise_strength + self.bias).permute(2, 0, 1) * SQRT2
+        x = torch.addcmul(narrow(offset, x.dtype), x, narrow(gain, x.dtype)[:, :, None, None])
+        x = F.leaky_relu_(x, 0.2)
         return x if self.clamp is None else x.clamp(-self.clamp, self.clamp)
 
 
@@ -139,8 +224,8 @@ class ToRGB(nn.Module):
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
         style = self.affine(w) * self.gain
-        x = F.conv2d(x * style[:, :, None, None].to(x.dtype), self.weight.to(x.dtype))
-        x = (x + self.bias[:, None, None].to(x.dtype)).float()
+        x = F.conv2d(x * narrow(style, x.dtype)[:, :, None, None], narrow(self.weight, x.dtype))
+        x = widen(x + narrow(self.bias, x.dtype)[:, None, None])
         return x if self.clamp is None else x.clamp(-self.clamp, self.clamp)
 
 
@@ -179,7 +264,11 @@ class Synthesis(nn.Module):
 
 
 class Generator(nn.Module):
-    """StyleGAN2. `dtype` is the precision of the convolutions; styles and the picture are always fp32."""
+    """StyleGAN2. `dtype` is the precision of the convolutions; styles and the picture are always fp32.
+
+    Against float32, root mean square over standard deviation: pictures and features differ by at most 2 % in bfloat16
+    and 0.3 % in float16, gradients by 3 % and 1 %.
+    """
 
     def __init__(self, config: GeneratorConfig) -> None:
         super().__init__()
@@ -214,7 +303,7 @@ class Generator(nn.Module):
             block = self.synthesis.block(r)
             if r == 4:
                 const = block.const[None].expand(len(w_plus), -1, -1, -1)
-                x = const.to(self.dtype, memory_format=torch.channels_last)
+                x = narrow(const, self.dtype).contiguous(memory_format=torch.channels_last)
             else:
                 x = block.conv0(x, rows[row])
                 row += 1
@@ -224,7 +313,7 @@ class Generator(nn.Module):
                 rgb = block.torgb(x, rows[row])  # this row is also the next block's conv0
                 picture = rgb if picture is None else upsample(picture, block.resample_filter) + rgb
             elif until == f"b{r}":
-                return x.float()
+                return widen(x)
         if picture is None:
             raise ValueError(f"no block {until!r}; there are {', '.join(self.blocks)}")
         return picture
