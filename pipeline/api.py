@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from realdrag import photo as photos
-from realdrag.devices import Device, pick
+from realdrag.devices import Device, check_precision, pick, pick_precision
 from realdrag.errors import InputError
 from realdrag.geometry import Points, cut_off, resize_matrix, transform, warp
 from realdrag.progress import Progress, Silent
@@ -102,8 +102,9 @@ class Editor:
     """The four stages with one model and one set of settings; networks are loaded when first needed, once.
 
     model: an embedded model's name, the path of a .safetensors generator, or None for the embedded default.
-    device: "auto", "cpu", "cuda", "mps". threads: None takes what suits the model. precision: "fp32" or "bf16" for
-    the generator's convolutions. store: where latents are kept; None is the user's own.
+    device: "auto", "cpu", "cuda", "mps". threads: None takes what suits the model. precision of the generator's
+    convolutions: "auto", "fp32", "bf16", "fp16" (see `resolved_precision`; how far each is from fp32: `Generator`).
+    store: where latents are kept; None is the user's own.
     """
 
     def __init__(
@@ -113,18 +114,17 @@ class Editor:
         settings: Settings | None = None,
         device: str = "auto",
         threads: int | None = None,
-        precision: str = "fp32",
+        precision: str = "auto",
         store: Store | None = None,
         progress: Progress | None = None,
     ) -> None:
-        if precision not in ("fp32", "bf16"):
-            raise InputError(f"unknown precision {precision!r}", "there are fp32 and bf16")
         if threads is not None and threads < 1:
             raise InputError(f"{threads} threads are too few", "give at least 1")
         if device not in get_args(Device):
             raise InputError(f"unknown device {device!r}", f"one of {', '.join(get_args(Device))}")
         if device not in ("auto", "cpu"):
             pick(device)
+        check_precision(precision, device)
         self.settings = settings or Settings()
         self.progress = progress or Silent()
         self.device, self.threads, self.precision = device, threads, precision
@@ -165,6 +165,14 @@ class Editor:
         return self.model_aligner if chosen == "auto" else chosen
 
     @cached_property
+    def resolved_precision(self) -> str:
+        """ "fp32", "bf16" or "fp16": what computes.
+
+        `auto` is fp16 on CUDA, bf16 on a processor with fast bf16 for models above 128 px, fp32 elsewhere.
+        """
+        return pick_precision(self.precision, pick(self.device), small=self.resolution <= SMALL_MODEL)
+
+    @cached_property
     def generator(self) -> Generator:
         """The base generator, never changed."""
         import torch
@@ -172,7 +180,8 @@ class Editor:
         from realdrag.weights import load_generator
 
         generator = load_generator(self.model, pick(self.device))
-        generator.dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
+        dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+        generator.dtype = dtypes[self.resolved_precision]
         return generator
 
     @cached_property
@@ -241,7 +250,7 @@ class Editor:
 
         extra = {
             "loss": loss_identity(self.loss),
-            "precision": self.precision,
+            "precision": self.resolved_precision,
             "device": kind(self.device),
             "encoder": self.model.encoder_sha256 or "",
         }

@@ -69,7 +69,9 @@ FeatherOpt = Annotated[
     float | None, typer.Option("--feather", metavar="F", help="Width of the soft edge, in sides of the crop.")
 ]
 ConfigOpt = Annotated[Path | None, typer.Option("--config", metavar="FILE", help="Settings, TOML.")]
-PrecisionOpt = Annotated[str, typer.Option("--precision", metavar="fp32|bf16", help="Of the generator's convolutions.")]
+PrecisionOpt = Annotated[
+    str, typer.Option("--precision", metavar="auto|fp32|bf16|fp16", help="Of the generator's convolutions.")
+]
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import torch
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 # mallopt's parameters (glibc's malloc.h) and what we set them to.
 _PAGES = {
@@ -48,6 +49,27 @@ def pick(device: str) -> torch.device:
 def kind(device: str) -> str:
     """ "cpu", "cuda" or "mps": what `pick` chooses."""
     return pick(device).type
+
+
+def check_precision(precision: str, device: str) -> None:
+    """InputError for a precision that is none, or that `device` has no unit for."""
+    if precision not in get_args(Precision):
+        raise InputError(f"unknown precision {precision!r}", f"one of {', '.join(get_args(Precision))}")
+    if precision == "fp16" and kind(device) == "cpu":
+        raise InputError("fp16 is slow on a processor, which has no unit for it", "take --precision auto, fp32 or bf16")
+
+
+def pick_precision(precision: str, device: torch.device, *, small: bool) -> str:
+    """ "fp32", "bf16" or "fp16": what `auto` stands for on `device`, another as it is. small: the model is.
+
+    `auto` is fp16 on CUDA, and bf16 on a processor that is fast at it unless the model is small: there the
+    convolutions are too short for it to pay.
+    """
+    if precision != "auto":
+        return precision
+    if device.type == "cuda":
+        return "fp16"
+    return "bf16" if device.type == "cpu" and not small and fast_bf16(device) else "fp32"
 
 
 @contextlib.contextmanager

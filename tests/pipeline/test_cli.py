@@ -59,6 +59,7 @@ WRONG: dict[str, tuple[list[str], str, str]] = {
     "unknown block": ([*DRAGGED, "--block", "b7"], "'b7'", "input"),
     "unknown device": ([*DRAGGED, "--device", "foo"], "'foo'", "input"),
     "unknown precision": ([*DRAGGED, "--precision", "x"], "'x'", "input"),
+    "fp16 on a processor": ([*DRAGGED, "--device", "cpu", "--precision", "fp16"], "fp16 is slow", "input"),
     "no threads": ([*DRAGGED, "--threads", "0"], "0 threads", "input"),
     "output under a file": (
         ["edit", "a.png", "-o", "text.jpg/x.png", "--drag", DRAG],

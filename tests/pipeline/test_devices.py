@@ -193,3 +193,34 @@ def test_another_failure_of_torchvision_is_not_hidden(monkeypatch: pytest.Monkey
     monkeypatch.setattr(builtins, "__import__", broken)
     with pytest.raises(RuntimeError, match="something else"):
         devices.import_torchvision()
+
+
+@pytest.mark.parametrize(
+    ("device", "small", "fast", "found"),
+    [
+        ("cuda", True, False, "fp16"),
+        ("cuda", False, True, "fp16"),
+        ("cpu", False, True, "bf16"),
+        ("cpu", True, True, "fp32"),
+        ("cpu", False, False, "fp32"),
+        ("mps", False, True, "fp32"),
+    ],
+)
+def test_auto_precision(device: str, small: bool, fast: bool, found: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "fast_bf16", lambda _=None: fast)
+    assert devices.pick_precision("auto", torch.device(device), small=small) == found
+    for said in ("fp32", "bf16", "fp16"):
+        assert devices.pick_precision(said, torch.device(device), small=small) == said
+
+
+def test_precisions_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    for device in ("cpu", "auto"):
+        with pytest.raises(InputError, match="fp16 is slow on a processor"):
+            devices.check_precision("fp16", device)
+        devices.check_precision("bf16", device)
+    with pytest.raises(InputError, match="unknown precision 'half'"):
+        devices.check_precision("half", "cpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    devices.check_precision("fp16", "auto")

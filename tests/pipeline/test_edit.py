@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import pytest
+import torch
 from PIL import Image, ImageCms
 
 import realdrag
@@ -300,3 +301,20 @@ def test_notes_are_told_but_not_before_the_input_is_accepted(
     taken = cli("edit", "moving.gif", "-o", "yes.png", "--drag", DRAG)
     assert taken.code == 0
     assert "the first of 2 pictures" in taken.err
+
+
+def test_what_auto_precision_stands_for_names_the_latent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not `auto` itself, which means another thing on another machine."""
+    from realdrag import devices
+
+    monkeypatch.setattr(devices, "fast_bf16", lambda _=None: True)
+    crop = np.zeros((8, 8, 3), np.uint8)
+    editors = {said: realdrag.Editor(device="cpu", precision=said) for said in ("auto", "fp32", "bf16")}
+    assert editors["auto"].resolved_precision == "fp32"  # the embedded model is small
+    keys = {said: editor.latent_key(crop) for said, editor in editors.items()}
+    assert keys["auto"] == keys["fp32"] != keys["bf16"]
+    large = realdrag.Editor(device="cpu")
+    large.resolution = 256
+    assert large.resolved_precision == "bf16"
+    assert large.generator.dtype == torch.bfloat16
+    assert large.latent_key(crop) == keys["bf16"]
