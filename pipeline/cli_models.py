@@ -114,6 +114,7 @@ def sample(
 ) -> None:
     """Draw pictures from a model: one for each seed, on one sheet."""
     from realdrag import sheets
+    from realdrag.api import SMALL_MODEL
     from realdrag.devices import pick
     from realdrag.devices import threads as limited
     from realdrag.photo_write import check_writable
@@ -124,8 +125,9 @@ def sample(
     numbers = sheets.parse_seeds(seeds)
     check_writable(output)
     file = resolve_model(model, progress)
-    wide = sheets.check(output, model_resolution(file), len(numbers), columns)
-    with limited(threads):
+    resolution = model_resolution(file)
+    wide = sheets.check(output, resolution, len(numbers), columns)
+    with limited(threads or (1 if resolution <= SMALL_MODEL else None)):
         sheet, samples = sheets.sample(
             load_generator(file, pick(device)), numbers, wide, progress, psi=psi, label=label
         )

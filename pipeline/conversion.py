@@ -113,7 +113,7 @@ def converted(path: Path, progress: Progress) -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise WorkError(f"cannot write {target.parent}: {error.strerror or error}", "see REALDRAG_HOME") from error
-    checkpoint = convert(path, target, {"name": path.stem})
+    checkpoint = convert(path, target, {})
     progress.say(f"{path.name} ({checkpoint.format}, {checkpoint.config.img_resolution} px) was converted, once")
     for note in checkpoint.notes:
         progress.say(f"{path.name}: {note}")

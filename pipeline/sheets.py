@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 MOST_SEEDS = 4096
 MOST_PIXELS = 2**27  # of a sheet: 400 MB in memory; 121 pictures of 1024 px
-LAST_SEED = 2**63 - 1
+LAST_SEED = 2**32 - 1  # of numpy's RandomState
 
 XMP = """<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
 <x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">
@@ -99,11 +99,11 @@ def sample(
     samples = []
     with stretch(progress, "sample", len(seeds)) as bar, torch.no_grad():
         for n, seed in enumerate(seeds):
-            draw = torch.Generator().manual_seed(seed)
-            z = torch.randn(1, config.z_dim, generator=draw)
+            draw = np.random.RandomState(seed)  # as the published generate.py: the same picture for the same seed
+            z = torch.from_numpy(draw.randn(1, config.z_dim)).float()
             c, own = None, None
             if config.c_dim:
-                own = int(torch.randint(config.c_dim, (1,), generator=draw)) if label is None else label
+                own = int(draw.randint(config.c_dim)) if label is None else label
                 c = torch.nn.functional.one_hot(torch.tensor([own]), config.c_dim).float().to(device)
             w_plus = generator.truncated(z.to(device), psi, c)
             row, column = divmod(n, columns)

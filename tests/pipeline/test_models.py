@@ -20,8 +20,9 @@ from realdrag import conversion, sheets, weights
 from realdrag.errors import InputError
 from realdrag.library import path_of
 from realdrag.sheets import parse_seeds
-from realdrag.stylegan import GENERATOR_FORMAT, Generator, GeneratorConfig
+from realdrag.stylegan import GENERATOR_FORMAT, Generator, GeneratorConfig, to_picture
 from realdrag.stylegan.catalogue import CATALOGUE, find
+from realdrag.weights import load_generator, resolve_model
 
 Run = Callable[..., Any]
 TINY = {"z_dim": 8, "w_dim": 8, "img_resolution": 16, "num_layers": 2, "channel_base": 64, "channel_max": 8}
@@ -180,6 +181,15 @@ def test_a_picture_depends_on_its_seed_alone(plain: Path, cli: Run, tmp_path: Pa
     np.testing.assert_array_equal(cell(few, 1, 0), cell(many, 0, 1))
     assert (cell(many, 0, 1) != cell(many, 0, 2)).any()
     assert (cell(many, 2, 1) == 255).all()
+
+
+def test_a_seed_gives_the_picture_that_the_published_program_gives(plain: Path, cli: Run, tmp_path: Path) -> None:
+    """generate.py draws z from numpy's RandomState(seed)."""
+    cli("models", "sample", plain, "-o", tmp_path / "sheet.png", "--seeds", "7", "--psi", "0.5")
+    generator = load_generator(resolve_model(str(plain)))
+    z = torch.from_numpy(np.random.RandomState(7).randn(1, generator.config.z_dim)).float()
+    want = to_picture(generator.synthesize(generator.truncated(z, 0.5)))
+    np.testing.assert_array_equal(Image.open(tmp_path / "sheet.png"), want)
 
 
 def test_truncation_leads_to_the_mean(plain: Path, cli: Run, tmp_path: Path) -> None:
