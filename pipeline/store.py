@@ -2,7 +2,8 @@
 
 One file a latent, `<home>/latents/<key>.safetensors`: the tensors `w_plus`, `picture`, `delta.<parameter>`,
 and a header with `format`, `key`, `model_sha256`, `loss`, `metrics`, `about`, `created`, `checksum`. Beside
-it, while it is made, lie `<key>.part.safetensors` (the state of an interrupted optimisation) and a lock. A
+it, while it is made, lies `<key>.part.safetensors` (the state of an interrupted optimisation), and what was found
+damaged as `<key>.damaged-N`. Locks lie in `<home>/locks`. When a latent was last used is its file's time. A
 latent is data about a face: folders are created readable by their owner alone.
 """
 
@@ -18,7 +19,6 @@ import itertools
 import json
 import os
 import stat
-import threading
 import time
 import typing
 import uuid
@@ -30,20 +30,32 @@ import numpy as np
 import numpy.typing as npt
 
 from realdrag.errors import WorkError
+from realdrag.locks import held
 from realdrag.progress import Progress, Silent
+from realdrag.settings import InversionSettings
 from realdrag.values import Latent
 
 if TYPE_CHECKING:
-    from _typeshed import DataclassInstance, ReadableBuffer
-    from filelock import BaseFileLock
+    from _typeshed import ReadableBuffer
     from torch import Tensor
 
     _Part = tuple[str, str, Sequence[int], ReadableBuffer]  # name, type, shape, bytes
 
-FORMAT = 1  # of keys and entries; raise it when a stage computes something else from the same settings
-LEASE_S = 30.0  # a lease that has not moved for so long belongs to a dead process
+# Of keys: raise it when a stage computes something else from the same settings, or keys are made otherwise. Older
+# entries then have names that nobody asks for, and processes of two versions at once never want the same one.
+KEY_FORMAT = 2
+FORMAT = 1  # of entries: how their files are laid out
 ABANDONED_S = 3600.0  # a temporary file this old belongs to a dead process
-NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP}
+
+# When a setting has a say in the latent; one that is not here always has.
+_MATTERS: Mapping[str, Callable[[InversionSettings], bool]] = {
+    "perceptual": lambda settings: False,  # a choice; the loss that it came to stands in the key by itself
+    "steps_w_plus": lambda settings: settings.space == "w+",
+    "prior_weight": lambda settings: settings.space == "w+",
+    "tune_rank": lambda settings: settings.tune == "lowrank",
+    "tune_steps": lambda settings: settings.tune != "none",
+    "tune_lr": lambda settings: settings.tune != "none",
+}
 
 
 def home() -> Path:
@@ -52,10 +64,10 @@ def home() -> Path:
 
     chosen = os.environ.get("REALDRAG_HOME")
     folder = Path(chosen).expanduser() if chosen else platformdirs.user_data_path("realdrag", appauthor=False)
-    return _owned(folder)
+    return owned(folder)
 
 
-def _owned(folder: Path, mode: int = 0o700) -> Path:
+def owned(folder: Path, mode: int = 0o700) -> Path:
     """`folder`, created with `mode` where there is none; one that exists keeps its mode."""
     try:
         if not folder.is_dir():
@@ -76,8 +88,11 @@ def _unwritable(path: Path, error: OSError) -> WorkError:
     return WorkError(f"cannot write {path}: {error.strerror or error}", hint)
 
 
-def write_whole(path: Path, data: ReadableBuffer) -> None:
-    """`path` holds `data`, or what it held before, however the process ends. WorkError if unwritable."""
+def write_whole(path: Path, data: ReadableBuffer, *, sync: bool = True) -> None:
+    """`path` holds `data`, or what it held before, however the process ends. WorkError if unwritable.
+
+    sync: also if the machine itself stops; costs milliseconds.
+    """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         with contextlib.suppress(FileNotFoundError):  # another process may sweep too
@@ -89,12 +104,15 @@ def write_whole(path: Path, data: ReadableBuffer) -> None:
             with open(temporary, "xb", opener=lambda name, flags: os.open(name, flags, readers)) as file:
                 file.write(data)
                 file.flush()
-                os.fsync(file.fileno())
+                if sync:
+                    os.fsync(file.fileno())
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
         raise _unwritable(path, error) from error
+    if not sync:
+        return
     with contextlib.suppress(OSError):  # Windows opens no folder
         folder = os.open(path.parent, os.O_RDONLY)
         try:
@@ -103,25 +121,29 @@ def write_whole(path: Path, data: ReadableBuffer) -> None:
             os.close(folder)
 
 
+def what_matters(settings: InversionSettings) -> dict[str, object]:
+    """The settings that have a say in the latent, as a key holds them: all but those of `_MATTERS` that have none."""
+    hints = typing.get_type_hints(type(settings))
+    # A field of type float may hold the integer 1: it is the same setting as 1.0.
+    return {
+        f.name: float(getattr(settings, f.name)) if hints[f.name] is float else getattr(settings, f.name)
+        for f in dataclasses.fields(settings)
+        if f.name not in _MATTERS or _MATTERS[f.name](settings)
+    }
+
+
 def latent_key(
-    crop: npt.NDArray[np.uint8], model_sha256: str, settings: DataclassInstance, extra: Mapping[str, str]
+    crop: npt.NDArray[np.uint8], model_sha256: str, settings: InversionSettings, extra: Mapping[str, str]
 ) -> str:
     """sha256 (hex) over all that determines a latent.
 
-    crop: [size, size, 3] uint8. settings: every field counts. extra: what was chosen while running (the
-    actual loss, precision, kind of device, …).
+    crop: [size, size, 3] uint8. extra: what was chosen while running (the actual loss, precision, kind of device, …).
     """
-    hints = typing.get_type_hints(type(settings))
-    # A field of type float may hold the integer 1: it is the same setting as 1.0.
-    values = {
-        f.name: float(getattr(settings, f.name)) if hints[f.name] is float else getattr(settings, f.name)
-        for f in dataclasses.fields(settings)
-    }
     header = {
-        "format": FORMAT,
+        "format": KEY_FORMAT,
         "crop": [*crop.shape, crop.dtype.name],
         "model": model_sha256,
-        "settings": values,
+        "settings": what_matters(settings),
         "extra": dict(extra),
     }
     digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
@@ -149,25 +171,42 @@ def _tensor_parts(tensors: Mapping[str, Tensor]) -> Iterator[_Part]:
     return ((k, str(t.dtype), t.shape, t.reshape(-1).view(torch.uint8).numpy().data) for k, t in tensors.items())
 
 
-class _DamagedError(Exception):
+class DamagedError(Exception):
     """A file of the store is not what was written."""
 
 
-def _read(path: Path, key: str) -> Latent:
-    """The entry `key`. FileNotFoundError if there is none, _DamagedError if it is not what was written."""
+def read_header(path: Path) -> dict[str, str]:
+    """What the header of an entry says, without its arrays and unchecked. FileNotFoundError, DamagedError."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, "np") as file:
             header: dict[str, str] = file.metadata() or {}
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
-        raise _DamagedError(str(error)) from error
-    checksum = header.pop("checksum", "")
+        raise DamagedError(str(error)) from error
+    if missing := {"format", "key", "model_sha256", "loss", "metrics", "checksum"} - header.keys():
+        raise DamagedError(f"its header has no {min(missing)}")
+    return header
+
+
+def read_entry(path: Path, key: str) -> Latent:
+    """The entry `key` in a file, checked. FileNotFoundError if there is none, DamagedError if it is something else."""
+    from safetensors import SafetensorError, safe_open
+
+    header = read_header(path)
+    try:
+        with safe_open(path, "np") as file:
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        metrics = json.loads(header["metrics"])
+    except (SafetensorError, KeyError, TypeError, ValueError, AttributeError) as error:  # of types that numpy lacks
+        raise DamagedError(" ".join(str(error).split())[:80]) from error
+    checksum = header.pop("checksum")
     if checksum != _checksum(_array_parts(arrays), header):
-        raise _DamagedError("its checksum is wrong")
-    if (header["key"], header["format"]) != (key, str(FORMAT)):
-        raise _DamagedError("it holds another latent")
+        raise DamagedError("its checksum is wrong")
+    if header["key"] != key:
+        raise DamagedError("it holds another latent")
+    if header["format"] != str(FORMAT) or not _sound(arrays):
+        raise DamagedError("it is not laid out as this version does")
     delta = {k.removeprefix("delta."): v for k, v in arrays.items() if k.startswith("delta.")}
     return Latent(
         w_plus=arrays["w_plus"],
@@ -175,15 +214,22 @@ def _read(path: Path, key: str) -> Latent:
         picture=arrays["picture"],
         model_sha256=header["model_sha256"],
         loss=header["loss"],
-        metrics=json.loads(header["metrics"]),
+        metrics=metrics,
     )
+
+
+def _sound(arrays: Mapping[str, npt.NDArray[Any]]) -> bool:
+    """Whether these can be a latent's: a file from elsewhere may have a right checksum and hold anything."""
+    kinds = {name: (array.dtype.name, array.ndim) for name, array in arrays.items()}
+    layout = {"w_plus": ("float32", 2), "picture": ("uint8", 3)}
+    return kinds.items() >= layout.items() and arrays["picture"].shape[2] == 3
 
 
 class Checkpoint:
     """The state of an unfinished optimisation: one safetensors file, replaced whole at each `save`."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, progress: Progress | None = None) -> None:
+        self.path, self.progress, self.failed = path, progress or Silent(), False
 
     def load(self) -> dict[str, Tensor] | None:
         """What was saved last, on the CPU; None when there is nothing or it is damaged."""
@@ -198,94 +244,31 @@ class Checkpoint:
         return tensors if header.get("checksum") == _checksum(_tensor_parts(tensors), {}) else None
 
     def save(self, tensors: Mapping[str, Tensor]) -> None:
-        """Replaces what was saved before; the tensors may lie anywhere, share memory and have gradients."""
+        """Replaces what was saved before; the tensors may lie anywhere, share memory and have gradients.
+
+        Where it cannot be written that is said, once, and the work goes on: it is not lost unless interrupted.
+        """
         import torch
         from safetensors.torch import save
 
         own = {k: t.detach().cpu().clone(memory_format=torch.contiguous_format) for k, t in tensors.items()}
-        write_whole(self.path, save(own, {"checksum": _checksum(_tensor_parts(own), {})}))
+        try:
+            write_whole(self.path, save(own, {"checksum": _checksum(_tensor_parts(own), {})}))
+        except WorkError as error:
+            if not self.failed:
+                self.progress.say(f"{error.message}: the work goes on, but an interruption would lose it")
+            self.failed = True
 
     def clear(self) -> None:
         """Forgets it."""
         self.path.unlink(missing_ok=True)
 
 
-class _Lease:
-    """A lock by exclusive creation, for file systems without locks (some network folders).
-
-    The holder writes a new number into the file several times per LEASE_S. Who waits takes over a file that
-    has not changed for LEASE_S by the waiter's own clock: clocks of two machines are never compared. Should a
-    holder sleep longer than that, two do the work; an entry is written whole all the same.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path, self.token, self.done = path, uuid.uuid4().hex, threading.Event()
-        self.thread = threading.Thread(target=self._refresh, daemon=True)
-
-    def _read(self) -> str | None:
-        try:
-            return self.path.read_text(errors="replace")
-        except FileNotFoundError:
-            return None
-
-    def _create(self) -> bool:
-        try:
-            with self.path.open("x") as file:
-                file.write(self.token)
-        except FileExistsError:
-            return False
-        return True
-
-    def _ours(self) -> bool:
-        return (self._read() or "").startswith(self.token)
-
-    def _refresh(self) -> None:
-        count = 0
-        while not self.done.wait(LEASE_S / 6):
-            with contextlib.suppress(OSError):  # the network may come back
-                if not self._ours():
-                    return
-                count += 1
-                self.path.write_text(f"{self.token} {count}")
-
-    def acquire(self, waiting: Callable[[], None]) -> None:
-        """Returns when the lease is ours; `waiting` is called once if it is another's."""
-        if not self._create():
-            waiting()
-            seen, since = self._read(), time.monotonic()
-            while not self._create():
-                state = self._read()
-                if state != seen:
-                    seen, since = state, time.monotonic()
-                elif time.monotonic() - since > LEASE_S:
-                    self.path.unlink(missing_ok=True)
-                time.sleep(LEASE_S / 100)
-        self.thread.start()
-
-    def release(self) -> None:
-        """Removes the file unless another has taken over."""
-        self.done.set()
-        self.thread.join()
-        with contextlib.suppress(OSError):  # it expires by itself
-            if self._ours():
-                self.path.unlink(missing_ok=True)
-
-
-def _file_lock(path: Path, mode: int) -> BaseFileLock:
-    from filelock import FileLock
-
-    # filelock's own stand-in warns, and never expires when its holder was on another machine.
-    try:
-        return FileLock(path, mode=mode, fallback_to_soft=False)
-    except TypeError:  # before filelock 4
-        return FileLock(path, mode=mode)
-
-
 class Store:
     """The latents under `root`, else under `home()`; what happens to entries is told to `progress`."""
 
     def __init__(self, root: Path | None = None, progress: Progress | None = None) -> None:
-        self.root = home() if root is None else _owned(root)
+        self.root = home() if root is None else owned(root)
         self.folder = self.root / "latents"
         self.progress = progress or Silent()
 
@@ -295,7 +278,7 @@ class Store:
 
     def checkpoint(self, key: str) -> Checkpoint:
         """The state kept while `key` is being made."""
-        return Checkpoint(self._made() / f"{key}.part.safetensors")
+        return Checkpoint(self._made("latents") / f"{key}.part.safetensors", self.progress)
 
     def get(self, key: str) -> Latent | None:
         """The latent, or None. A damaged entry is renamed to `<key>.damaged-N`, said so, and counts as none.
@@ -304,10 +287,10 @@ class Store:
         """
         path = self.path(key)
         try:
-            return _read(path, key)
+            latent = read_entry(path, key)
         except FileNotFoundError:
             return None
-        except _DamagedError as fault:
+        except DamagedError as fault:
             aside = next(p for n in itertools.count(1) if not (p := self.folder / f"{key}.damaged-{n}").exists())
             with contextlib.suppress(FileNotFoundError):  # another process was first
                 path.rename(aside)
@@ -315,6 +298,9 @@ class Store:
             return None
         except OSError as error:
             raise WorkError(f"cannot read {path}: {error.strerror or error}", "see REALDRAG_HOME") from error
+        with contextlib.suppress(OSError):  # only `prune` asks for it
+            os.utime(path)
+        return latent
 
     def put(self, key: str, latent: Latent, about: Mapping[str, str]) -> None:
         """Stores `latent` with `about`, notes for people. WorkError if it cannot be written."""
@@ -334,45 +320,46 @@ class Store:
             "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         }
         header["checksum"] = _checksum(_array_parts(arrays), header)
-        self._made()
-        write_whole(self.path(key), save(arrays, header))
+        self.put_bytes(key, save(arrays, header))
+
+    def put_bytes(self, key: str, data: ReadableBuffer) -> None:
+        """Stores an entry as it is. WorkError if it cannot be written."""
+        self._made("latents")
+        write_whole(self.path(key), data)
+        with contextlib.suppress(OSError):
+            self.thumbnail(key).unlink(missing_ok=True)  # of an earlier one
+
+    def thumbnail(self, key: str) -> Path:
+        """Where a small picture of the entry `key` lies, if somebody has asked for it."""
+        return self.folder / "thumbnails" / f"{key}.png"
 
     @contextlib.contextmanager
     def lock(self, key: str, what: str = "this photo") -> Iterator[None]:
         """Only one process at a time is inside for a key: look again with `get` once there. `what` is for people."""
-        path = self._made() / f"{key}.lock"
-        waiting = functools.partial(self._waiting, what)
-        try:
-            try:
-                release = self._native_lock(path, waiting)
-            except (OSError, NotImplementedError) as error:
-                if isinstance(error, OSError) and error.errno not in NO_LOCKS:
-                    raise
-                lease = _Lease(path.with_suffix(".lease"))
-                lease.acquire(waiting)
-                release = lease.release
-        except OSError as error:
-            raise _unwritable(path, error) from error
-        try:
+        with self._held(key, functools.partial(self._waiting, what)):
             yield
-        finally:
-            release()
 
-    def _native_lock(self, path: Path, waiting: Callable[[], None]) -> Callable[[], None]:
-        from filelock import Timeout
+    @contextlib.contextmanager
+    def lock_if_free(self, key: str) -> Iterator[bool]:
+        """As `lock`, but where another process is inside it yields False at once."""
+        with self._held(key, None) as ours:
+            yield ours
 
-        lock = _file_lock(path, _mode(self.folder) & 0o666)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            waiting()
-            lock.acquire()
-        return lock.release
+    @contextlib.contextmanager
+    def _held(self, key: str, waiting: Callable[[], None] | None) -> Iterator[bool]:
+        folder = self._made("locks")
+        path = folder / f"{key}.lock"
+        with contextlib.ExitStack() as stack:
+            try:
+                ours = stack.enter_context(held(path, _mode(folder) & 0o666, waiting))
+            except OSError as error:
+                raise _unwritable(path, error) from error
+            yield ours
 
     def _waiting(self, what: str) -> None:
         self.progress.say(f"another process is at work on {what}: waiting for it")
 
-    def _made(self) -> Path:
+    def _made(self, name: str) -> Path:
         # A home that its group may write to is meant to be shared: the latents in it are too.
-        mode = _mode(_owned(self.root))
-        return _owned(self.folder, mode & 0o2770 if mode & stat.S_IWGRP else 0o700)
+        mode = _mode(owned(self.root))
+        return owned(self.root / name, mode & 0o2770 if mode & stat.S_IWGRP else 0o700)

@@ -19,11 +19,11 @@ import numpy as np
 import pytest
 import torch
 
-from realdrag import store
+from realdrag import locks, store
 from realdrag.errors import WorkError
 from realdrag.progress import Silent
 from realdrag.settings import InversionSettings
-from realdrag.store import Store, latent_key
+from realdrag.store import Store, latent_key, read_header, what_matters
 from realdrag.values import Latent
 
 KEY = "k" * 64
@@ -227,17 +227,118 @@ def other_value(value: object) -> object:
     return value + 1
 
 
-@pytest.mark.parametrize("field", dataclasses.fields(InversionSettings), ids=lambda field: field.name)
+# Where each setting has a say: a change there is another latent.
+EVERYTHING = InversionSettings(space="w+", tune="lowrank")
+FIELDS = [field for field in dataclasses.fields(InversionSettings) if field.name != "perceptual"]
+
+
+@pytest.mark.parametrize("field", FIELDS, ids=lambda field: field.name)
 def test_key_depends_on_each_setting(field: dataclasses.Field[object]) -> None:
-    changed = {field.name: other_value(getattr(InversionSettings(), field.name))}
-    assert key(settings=dataclasses.replace(InversionSettings(), **changed)) != key()
+    changed = {field.name: other_value(getattr(EVERYTHING, field.name))}
+    assert key(settings=dataclasses.replace(EVERYTHING, **changed)) != key(settings=EVERYTHING)
+
+
+@pytest.mark.parametrize(
+    ("where", "idle"),
+    [
+        ({}, {"perceptual": "embedded"}),  # the loss that it came to stands in the key by itself
+        ({"space": "w"}, {"steps_w_plus": 7, "prior_weight": 0.7}),
+        ({"tune": "none"}, {"tune_steps": 7, "tune_lr": 0.7, "tune_rank": 7}),
+        ({"tune": "full"}, {"tune_rank": 7}),
+    ],
+    ids=["choice of loss", "w", "not tuned", "tuned in full"],
+)
+def test_key_ignores_settings_without_a_say(where: dict[str, object], idle: dict[str, object]) -> None:
+    settings = dataclasses.replace(InversionSettings(), **where)  # type: ignore[arg-type]
+    for name, value in idle.items():
+        changed = dataclasses.replace(settings, **{name: value})  # type: ignore[arg-type]
+        assert key(settings=changed) == key(settings=settings), name
+        assert name not in what_matters(settings)
+
+
+def test_a_lock_leaves_no_file(home: Path) -> None:
+    here = Store()
+    with here.lock(KEY), here.lock("another"):
+        assert {path.name for path in (home / "locks").glob("*.lock")} == {f"{KEY}.lock", "another.lock"}
+    assert [path.name for path in (home / "locks").iterdir()] == [".guard"]
+    assert not list(here.folder.glob("*.lock"))
+
+
+def test_who_does_not_wait_is_told_at_once(home: Path) -> None:
+    child = run("with Store().lock(KEY): print('in', flush=True); time.sleep(60)", home)
+    assert child.stdout is not None
+    child.stdout.readline()
+    with Store().lock_if_free(KEY) as ours:
+        assert not ours
+    child.kill()
+    child.communicate()
+    with Store().lock_if_free(KEY) as ours:
+        assert ours
+
+
+RACE = """
+    from realdrag import locks
+    locks.POLL_S = 0.001
+    here = Store()
+    inside = here.root / "inside"
+    for _ in range(60):
+        with here.lock(KEY):
+            inside.touch(exist_ok=False)  # FileExistsError if another is in
+            time.sleep(0.0005)
+            inside.unlink()
+    print("done")
+    """
+
+
+def test_removing_lock_files_lets_no_two_in(home: Path) -> None:
+    """Every holder removes the file while others wait for it: the race that lock files are usually left for."""
+    children = [run(RACE, home) for _ in range(4)]
+    outs = [child.communicate(timeout=60) for child in children]
+    assert [out.strip() for out, _ in outs] == ["done"] * 4, outs
+    assert not list(home.rglob("*.lock"))
+
+
+def test_an_earlier_versions_entry_is_read_and_listed_but_not_looked_for(home: Path) -> None:
+    """Its layout is the same, so a work folder that names its key goes on; keys are made otherwise now."""
+    here = Store()
+    here.put(KEY, latent(), {"model": "m", "loss": "l"})
+    assert read_header(here.path(KEY))["format"] == "1"
+    assert_same(here.get(KEY), latent())
+
+
+def test_a_use_is_noted(home: Path) -> None:
+    here = Store()
+    here.put(KEY, latent(), {})
+    os.utime(here.path(KEY), (1000, 1000))
+    here.get(KEY)
+    assert time.time() - here.path(KEY).stat().st_mtime < 60
+
+
+def test_a_checkpoint_that_cannot_be_written_stops_no_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = Told()
+    checkpoint = Store(progress=told).checkpoint(KEY)
+    checkpoint.save({"step": torch.tensor(1)})
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    for step in (2, 3):
+        checkpoint.save({"step": torch.tensor(step)})
+    monkeypatch.undo()
+    (line,) = told.lines
+    assert "No space left" in line
+    assert "the work goes on" in line
+    kept = checkpoint.load()
+    assert kept is not None
+    assert int(kept["step"]) == 1
 
 
 def test_key_depends_on_crop_model_and_what_ran(monkeypatch: pytest.MonkeyPatch) -> None:
     crop = np.arange(4 * 4 * 3, dtype=np.uint8).reshape(4, 4, 3)
     pixel = crop.copy()
     pixel[2, 3, 1] += 1
-    monkeypatch.setattr(store, "FORMAT", store.FORMAT + 1)
+    monkeypatch.setattr(store, "KEY_FORMAT", store.KEY_FORMAT + 1)
     newer = key()
     monkeypatch.undo()
     keys = [
@@ -284,7 +385,7 @@ def test_two_processes_do_the_work_once(home: Path, before: str) -> None:
     outs = [child.communicate(timeout=15) for child in children]
     assert [child.returncode for child in children] == [0, 0], outs
     assert sum("worked" in out for out, _ in outs) == 1, outs
-    assert not list(home.glob("latents/*.lease"))
+    assert not list(home.rglob("*.lease"))
 
 
 def refuse_locks(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
@@ -300,7 +401,7 @@ def refuse_locks(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
 def test_without_locks_a_lease_is_held(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     refuse_locks(monkeypatch, error)
     here = Store()
-    lease = here.path(KEY).with_name(f"{KEY}.lease")
+    lease = here.root / "locks" / f"{KEY}.lease"
     with here.lock(KEY):
         assert lease.exists()
     assert not lease.exists()
@@ -308,7 +409,7 @@ def test_without_locks_a_lease_is_held(monkeypatch: pytest.MonkeyPatch, error: E
 
 def test_a_dead_holders_lease_expires_and_a_live_ones_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
     refuse_locks(monkeypatch, OSError(errno.ENOLCK, "none"))
-    monkeypatch.setattr(store, "LEASE_S", 0.4)
+    monkeypatch.setattr(locks, "LEASE_S", 0.4)
     told = Told()
     here = Store(progress=told)
     order: list[str] = []
@@ -326,7 +427,7 @@ def test_a_dead_holders_lease_expires_and_a_live_ones_does_not(monkeypatch: pyte
     assert order == ["first", "second"]
     assert told.lines == ["another process is at work on this photo: waiting for it"]
 
-    lease = here.path(KEY).with_name(f"{KEY}.lease")
+    lease = here.root / "locks" / f"{KEY}.lease"
     lease.write_text("a process that was killed")
     start = time.monotonic()
     with here.lock(KEY):
