@@ -2,7 +2,7 @@
 
 A lock's file is gone when nobody holds it. Removing such a file is known to go wrong when another process has opened
 it already and waits: it would get a lock on a file without a name, and a third one a lock on a new file. So whoever
-tries a lock or removes its file holds a second one for that moment, `.guard`, whose file stays.
+tries a lock or removes its file holds a second one for that moment, `guard`, whose file stays.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 LEASE_S = 30.0  # a lease that has not moved for so long belongs to a dead process
 POLL_S = 0.05  # between two looks at another's lock, as filelock's own
-GUARD = ".guard"
+GUARD = "guard"
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP}
 
 Release = Callable[[], None]

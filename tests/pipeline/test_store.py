@@ -260,7 +260,7 @@ def test_a_lock_leaves_no_file(home: Path) -> None:
     here = Store()
     with here.lock(KEY), here.lock("another"):
         assert {path.name for path in (home / "locks").glob("*.lock")} == {f"{KEY}.lock", "another.lock"}
-    assert [path.name for path in (home / "locks").iterdir()] == [".guard"]
+    assert [path.name for path in (home / "locks").iterdir()] == ["guard"]
     assert not list(here.folder.glob("*.lock"))
 
 
