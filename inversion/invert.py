@@ -7,8 +7,7 @@ than the one they optimised.
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -18,9 +17,10 @@ from torch import Tensor
 from realdrag.geometry import resize
 from realdrag.inversion.losses import Lpips, Perceptual, pixel_distance
 from realdrag.inversion.optimise import Checkpoint, Phases
+from realdrag.inversion.tuning import tune
 from realdrag.progress import Progress
 from realdrag.settings import InversionSettings
-from realdrag.stylegan import Encoder, Generator, delta_between, to_picture, to_tensor, with_delta
+from realdrag.stylegan import Encoder, Generator, to_picture, to_tensor, with_delta
 from realdrag.values import Latent
 
 
@@ -68,7 +68,7 @@ def invert(
             steps=settings.steps_w_plus,
         )
         pivot = free.detach()
-    delta = tune(generator, pivot, loss, settings, phases) if settings.tune == "full" else None
+    delta = tune(generator, pivot, loss, settings, phases)
     with torch.no_grad():
         # Rendered with the delta as it is kept (fp16), so that every later load shows these bytes.
         picture = to_picture(with_delta(generator, delta).synthesize(pivot))
@@ -91,23 +91,6 @@ def starting_point(generator: Generator, encoder: Encoder | None, target: Tensor
     with torch.no_grad():
         estimate: Tensor = encoder(target, mean)
     return estimate.mean(1, keepdim=True).repeat(1, num_ws, 1) if space == "w" else estimate
-
-
-def tune(
-    generator: Generator,
-    pivot: Tensor,
-    loss: Callable[[Tensor], Tensor],
-    settings: InversionSettings,
-    phases: Phases,
-) -> dict[str, npt.NDArray[np.float16]]:
-    """What pivotal tuning adds to the generator's weights; `pivot` [1, num_ws, w_dim] stays.
-
-    The colour layers are left out: tuning them makes later edits worse (Alaluf et al. 2022, "HyperStyle").
-    """
-    tuned = copy.deepcopy(generator)
-    weights = {k: p.requires_grad_(True) for k, p in tuned.synthesis.named_parameters() if "torgb" not in k}
-    phases.run("tune", weights, lambda: loss(tuned.synthesize(pivot)), lr=settings.tune_lr, steps=settings.tune_steps)
-    return delta_between(generator, tuned)
 
 
 def measure(

@@ -60,7 +60,7 @@ PerceptualOpt = Annotated[
     typer.Option("--perceptual", metavar="auto|vgg|alex|squeeze|embedded", help="The perceptual loss."),
 ]
 TuneOpt = Annotated[
-    str | None, typer.Option("--tune", metavar="none|full", help="Tune the generator around the latent, or not.")
+    str | None, typer.Option("--tune", metavar="none|lowrank|full", help="Tune the generator around the latent.")
 ]
 BlockOpt = Annotated[str | None, typer.Option("--block", metavar="auto|b32|…", help="The feature block to drag on.")]
 StepsOpt = Annotated[int | None, typer.Option("--max-steps", metavar="N", help="Steps after which the drag ends.")]

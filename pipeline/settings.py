@@ -33,7 +33,8 @@ class InversionSettings:
     lr: float = 0.03
     pixel_weight: float = 1.0
     prior_weight: float = 0.002
-    tune: Literal["none", "full"] = "full"
+    tune: Literal["none", "lowrank", "full"] = "full"
+    tune_rank: int = 8
     tune_steps: int = 80
     tune_lr: float = 0.001
 

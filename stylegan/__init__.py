@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from realdrag.stylegan.checkpoint import build_encoder, build_generator, delta_between, with_delta
+    from realdrag.stylegan.checkpoint import LEFT, RIGHT, build_encoder, build_generator, delta_between, with_delta
     from realdrag.stylegan.config import ENCODER_FORMAT, GENERATOR_FORMAT, GeneratorConfig
     from realdrag.stylegan.encoder import Encoder
     from realdrag.stylegan.layouts import Checkpoint
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from realdrag.stylegan.reader import describe, read_checkpoint
 
 _WHERE = {
-    "checkpoint": ("build_encoder", "build_generator", "delta_between", "with_delta"),
+    "checkpoint": ("LEFT", "RIGHT", "build_encoder", "build_generator", "delta_between", "with_delta"),
     "config": ("ENCODER_FORMAT", "GENERATOR_FORMAT", "GeneratorConfig"),
     "encoder": ("Encoder",),
     "layouts": ("Checkpoint",),
@@ -31,6 +31,8 @@ _HOME = {name: module for module, names in _WHERE.items() for name in names}
 __all__ = [
     "ENCODER_FORMAT",
     "GENERATOR_FORMAT",
+    "LEFT",
+    "RIGHT",
     "Checkpoint",
     "Encoder",
     "Generator",

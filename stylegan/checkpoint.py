@@ -81,15 +81,27 @@ def build_encoder(tensors: Mapping[str, Tensor], header: Mapping[str, str], name
         raise InputError(f"{name}: unusable header: {error}") from error
 
 
+LEFT, RIGHT = ":left", ":right"  # behind the name of a weight whose change is kept as two factors
+
+
 def with_delta(generator: Generator, delta: Mapping[str, npt.NDArray[np.float16]] | None) -> Generator:
-    """The tuned generator: a copy of `generator` with `delta` (parameter name → difference) added; the base stays."""
+    """The tuned generator: a copy of `generator` with `delta` added; the base stays.
+
+    delta: parameter name → difference, or the name with `:left` and `:right` → factors [n_out, rank] and
+    [rank, n_in · 9] whose product is the difference.
+    """
     if not delta:
         return generator
     tuned = copy.deepcopy(generator)
     parameters = dict(tuned.named_parameters())
+    arrays = {name: torch.from_numpy(array.astype(np.float32)) for name, array in delta.items()}
     with torch.no_grad():
-        for name, difference in delta.items():
-            parameters[name].add_(torch.from_numpy(difference.astype(np.float32)).to(parameters[name].device))
+        for name, array in arrays.items():
+            if name.endswith(RIGHT):
+                continue
+            change = array @ arrays[name.removesuffix(LEFT) + RIGHT] if name.endswith(LEFT) else array
+            parameter = parameters[name.removesuffix(LEFT)]
+            parameter.add_(change.view_as(parameter).to(parameter.device))
     return tuned
 
 

@@ -70,11 +70,17 @@ def run(crop: np.ndarray, generator: Generator, settings: InversionSettings = QU
     return invert(crop, generator, None, embedded(), settings, **arguments)  # type: ignore[arg-type]
 
 
+@pytest.fixture(scope="module", params=["lowrank", "full"])
+def tuning(request: pytest.FixtureRequest) -> InversionSettings:
+    """All three phases."""
+    return replace(QUICK, tune=request.param)
+
+
 @pytest.fixture(scope="module")
-def whole(generator: Generator, crop: np.ndarray) -> Latent:
+def whole(generator: Generator, crop: np.ndarray, tuning: InversionSettings) -> Latent:
     """All three phases without a break."""
     with threads(1):
-        return run(crop, generator, replace(QUICK, tune="full"))
+        return run(crop, generator, tuning)
 
 
 def error(a: np.ndarray, b: np.ndarray) -> float:
@@ -152,33 +158,34 @@ def test_a_tuned_generator_shows_the_same_bytes_when_loaded(generator: Generator
     assert shown.tobytes() == latent.picture.tobytes()
 
 
-def test_the_generator_is_left_as_it_was(generator: Generator, crop: np.ndarray) -> None:
+def test_the_generator_is_left_as_it_was(generator: Generator, crop: np.ndarray, tuning: InversionSettings) -> None:
     before = copy.deepcopy(generator.state_dict())
-    run(crop, generator, replace(QUICK, tune="full"))
+    run(crop, generator, tuning)
     for name, value in generator.state_dict().items():
         assert torch.equal(value, before[name]), name
     assert not any(p.requires_grad or p.grad is not None for p in generator.parameters())
 
 
-def test_an_inversion_is_the_same_each_time(generator: Generator, crop: np.ndarray, whole: Latent) -> None:
+def test_an_inversion_is_the_same_each_time(
+    generator: Generator, crop: np.ndarray, whole: Latent, tuning: InversionSettings
+) -> None:
     torch.manual_seed(2)
-    assert_same(run(crop, generator, replace(QUICK, tune="full")), whole)
+    assert_same(run(crop, generator, tuning), whole)
 
 
 @pytest.mark.parametrize("at", [1, 7, "last"])
 @pytest.mark.parametrize("phase", PHASES)
 def test_interrupted_work_goes_on_to_the_same_bytes(
-    generator: Generator, crop: np.ndarray, whole: Latent, phase: str, at: int | str
+    generator: Generator, crop: np.ndarray, whole: Latent, phase: str, at: int | str, tuning: InversionSettings
 ) -> None:
-    settings = replace(QUICK, tune="full")
-    total = {"w": settings.steps_w, "w+": settings.steps_w_plus, "tune": settings.tune_steps}[phase]
+    total = {"w": tuning.steps_w, "w+": tuning.steps_w_plus, "tune": tuning.tune_steps}[phase]
     step = total if at == "last" else int(at)
     memory = Memory()
     with pytest.raises(KeyboardInterrupt):
-        run(crop, generator, settings, checkpoint=memory, progress=Interrupter(phase, step))
+        run(crop, generator, tuning, checkpoint=memory, progress=Interrupter(phase, step))
     assert memory.saves == 1
     resumed = Interrupter()
-    latent = run(crop, generator, settings, checkpoint=memory, progress=resumed)
+    latent = run(crop, generator, tuning, checkpoint=memory, progress=resumed)
     assert_same(latent, whole)
     # Nothing was computed twice.
     done = [s for s in resumed.seen if s[0] in PHASES]
@@ -186,20 +193,20 @@ def test_interrupted_work_goes_on_to_the_same_bytes(
     assert done[0] == ((phase, step + 1) if step < total else (later[0], 1)) if done else phase == "tune"
 
 
-def test_work_that_is_interrupted_again_and_again(generator: Generator, crop: np.ndarray, whole: Latent) -> None:
-    settings = replace(QUICK, tune="full")
+def test_work_that_is_interrupted_again_and_again(
+    generator: Generator, crop: np.ndarray, whole: Latent, tuning: InversionSettings
+) -> None:
     memory = Memory()
     for phase, at in (("w", 3), ("w", 8), ("w+", 2), ("w+", 9), ("tune", 4), ("tune", 5)):
         with pytest.raises(KeyboardInterrupt):
-            run(crop, generator, settings, checkpoint=memory, progress=Interrupter(phase, at))
-    assert_same(run(crop, generator, settings, checkpoint=memory), whole)
+            run(crop, generator, tuning, checkpoint=memory, progress=Interrupter(phase, at))
+    assert_same(run(crop, generator, tuning, checkpoint=memory), whole)
 
 
 def test_ctrl_c_may_come_at_any_moment(
-    generator: Generator, crop: np.ndarray, whole: Latent, monkeypatch: pytest.MonkeyPatch
+    generator: Generator, crop: np.ndarray, whole: Latent, monkeypatch: pytest.MonkeyPatch, tuning: InversionSettings
 ) -> None:
     """Python raises it between any two instructions: here just after Adam has moved, before it is counted."""
-    settings = replace(QUICK, tune="full")
     memory, steps, adam = Memory(), 0, torch.optim.Adam.step
 
     def step(self: torch.optim.Adam, *arguments: object) -> None:
@@ -211,9 +218,9 @@ def test_ctrl_c_may_come_at_any_moment(
 
     monkeypatch.setattr(torch.optim.Adam, "step", step)
     with pytest.raises(KeyboardInterrupt):
-        run(crop, generator, settings, checkpoint=memory)
+        run(crop, generator, tuning, checkpoint=memory)
     monkeypatch.undo()
-    assert_same(run(crop, generator, settings, checkpoint=memory), whole)
+    assert_same(run(crop, generator, tuning, checkpoint=memory), whole)
 
 
 def test_long_work_is_saved_on_the_way(generator: Generator, crop: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:

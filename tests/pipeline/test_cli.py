@@ -109,7 +109,7 @@ WRONG: dict[str, tuple[list[str], str, str]] = {
     "drag in no block": (["drag", "-w", "work", "--drag", DRAG, "--block", "b7"], "'b7'", "input"),
     "no model there": ([*DRAGGED, "--model", "gone.safetensors"], "no model file", "input"),
     "unknown model": ([*DRAGGED, "--model", "faces-182"], "faces-128", "input"),
-    "model of another kind": ([*DRAGGED, "--model", "text.jpg"], "not a .safetensors file", "input"),
+    "model of another kind": ([*DRAGGED, "--model", "text.jpg"], "text.jpg: not a checkpoint", "input"),
     "model is no safetensors": ([*DRAGGED, "--model", "bad.safetensors"], "not a realdrag", "input"),
     "model to align with": (["align", "a.png", "-w", "new", "--model", "bad.safetensors"], "not a realdrag", "input"),
     "model is an encoder": ([*DRAGGED, "--model", "encoder.safetensors"], "encoder.safetensors", "input"),

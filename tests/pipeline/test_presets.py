@@ -109,7 +109,7 @@ def test_a_mistake_in_the_config_is_named(config: Path, text: str, said: list[st
 
 
 def test_a_mistake_in_the_flags_is_named() -> None:
-    with pytest.raises(InputError, match=r"flags: \[inversion\] tune is 'ful'; allowed: 'none', 'full'"):
+    with pytest.raises(InputError, match=r"flags: \[inversion\] tune is 'ful'; allowed: 'none', 'lowrank', 'full'"):
         presets.load(flags={"inversion": {"tune": "ful"}})
     with pytest.raises(InputError, match=r"--preset: there is no preset 'blanced'; did you mean balanced"):
         presets.load("blanced")
