@@ -8,7 +8,7 @@ realdrag.edit("me.jpg", "smile.jpg", [((230, 180), (226, 174))], mask="mouth.png
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeAlias, get_args
@@ -256,10 +256,11 @@ class Editor:
         }
         return latent_key(crop, self.model.sha256, self.settings.inversion, extra)
 
-    def invert(self, alignment: Alignment) -> tuple[Latent, bool]:
+    def invert(self, alignment: Alignment, *, about: Mapping[str, str] | None = None) -> tuple[Latent, bool]:
         """The crop's latent, and whether it was found in the store (then nothing was optimised).
 
         Interrupted work goes on where it stopped; a second process on the same crop waits for the first.
+        about: notes for `latents list`, kept with a new latent: "photo" (its name), "photo_sha256".
         """
         key = self.latent_key(alignment.crop)
         if (found := self.store.get(key)) is not None:
@@ -269,6 +270,7 @@ class Editor:
                 return found, True
             from realdrag.devices import threads
             from realdrag.inversion import invert
+            from realdrag.latents import notes
             from realdrag.weights import load_encoder, load_perceptual
 
             device = pick(self.device)
@@ -284,7 +286,7 @@ class Editor:
                     progress=self.progress,
                     checkpoint=checkpoint,
                 )
-            self.store.put(key, latent, {"model": self.model.name, "loss": latent.loss})
+            self.store.put(key, latent, notes(self, latent) | dict(about or {}))
             checkpoint.clear()
         return latent, False
 

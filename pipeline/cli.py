@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from realdrag import __version__
+from realdrag.cli_latents import latents
 from realdrag.cli_models import models
 from realdrag.cli_options import (
     AlignerOpt,
@@ -62,6 +63,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(models)
+app.add_typer(latents)
 
 
 @app.command()

@@ -70,7 +70,7 @@ def read(path: str | os.PathLike[str]) -> Photo:
     with strict_pillow(), _opened(data, name) as image:
         photo = _decoded(image, data, name)
         kind = "JPEG" if image.format == "MPO" else image.format or ""
-    return replace(photo, format=kind, data=data, sha256=hashlib.sha256(data).hexdigest())
+    return replace(photo, format=kind, data=data, sha256=hashlib.sha256(data).hexdigest(), name=Path(path).name)
 
 
 def from_array(array: Array) -> Photo:

@@ -65,11 +65,14 @@ def load(preset: str | None = None, config: Path | None = None, flags: Tables | 
     if name not in names():
         where = "--preset" if preset else str(path) if named else "realdrag.configs"
         raise InputError(f"{where}: there is no preset {name!r}", nearest(str(name), names()))
-    file = f"{name}.toml"
     given = {t: {k: v for k, v in keys.items() if v is not None} for t, keys in (flags or {}).items()}
-    settings = _with(Settings(), _read(_folder() / file, f"preset {file}"), f"preset {file}")
-    settings = _with(settings, chosen, str(path), ("preset",))
+    settings = _with(preset_settings(str(name)), chosen, str(path), ("preset",))
     return str(name), _with(settings, given, "flags")
+
+
+def preset_settings(name: str) -> Settings:
+    """Those of one of `names()`, whatever the user's own file says."""
+    return _with(Settings(), _read(_folder() / f"{name}.toml", f"preset {name}.toml"), f"preset {name}.toml")
 
 
 def _folder() -> Traversable:

@@ -89,16 +89,21 @@ def tell_notes(editor: Editor, photo: Photo) -> None:
         editor.progress.say(f"the photo: {note}")
 
 
-def invert_stage(editor: Editor, work: WorkFolder) -> tuple[Latent, Cache]:
-    """inverted.png and invert.json of aligned.png; the latent from the store, or into it."""
+def aligned(editor: Editor, work: WorkFolder) -> Alignment:
+    """What `align` made for this model; StaleError if it was not run, or for another."""
     wanted: Inputs = {"resolution": editor.resolution}
     if work.record("align").get("inputs", {}).get("settings", {}).get("aligner") == "auto":
         wanted["aligner"] = editor.model_aligner  # another model may see another square
     work.need("align", wanted)
-    alignment = work.alignment()
+    return work.alignment()
+
+
+def invert_stage(editor: Editor, work: WorkFolder) -> tuple[Latent, Cache]:
+    """inverted.png and invert.json of aligned.png; the latent from the store, or into it."""
+    alignment = aligned(editor, work)
     key = editor.latent_key(alignment.crop)
     inputs = {"aligned.png": work.sha256("aligned.png"), "key": key}
-    latent, found = editor.invert(alignment)
+    latent, found = editor.invert(alignment, about=work.about_photo())
     if not (work.done("invert", inputs) and found):
         work.put_latent(inputs, key, latent, editor.model.name)
     return latent, "hit" if found else "miss"

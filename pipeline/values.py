@@ -34,7 +34,7 @@ class Photo:
     icc, exif, xmp: the file's own bytes, or None; exif begins with "Exif\\0\\0", without orientation and thumbnail.
     dpi: (x, y) or None. format: Pillow's name ("JPEG", also for a phone's MPO; "PNG", …), or "" for an array.
     data: the file's bytes, b"" for an array. sha256: of the file, or of the pixels and shape of an array.
-    notes: what was converted on reading ("CMYK converted to RGB"), for people.
+    notes: what was converted on reading ("CMYK converted to RGB"), for people. name: the file's, without its folder.
     """
 
     pixels: npt.NDArray[Any]
@@ -47,6 +47,7 @@ class Photo:
     format: str = ""
     data: bytes = field(default=b"", repr=False)
     notes: tuple[str, ...] = ()
+    name: str = ""
 
     @property
     def size(self) -> tuple[int, int]:

@@ -127,7 +127,7 @@ class WorkFolder:
         target, old = self.path / name, self._copy()
         copied = name == old or not target.exists()
         # Before any file, so that a folder left half made by an interruption is known as ours.
-        self.keep("align", {}, {"photo": name, "copied": copied})
+        self.keep("align", {}, {"photo": name, "copied": copied, "name": photo.name})
         if old is not None and old != name:
             (self.path / old).unlink(missing_ok=True)
         if not photo.data:
@@ -145,6 +145,12 @@ class WorkFolder:
                 code="stale",
             )
         return read(self.path / name)
+
+    def about_photo(self) -> dict[str, str]:
+        """The photo as the store notes it: `photo`, its name where it came from, and `photo_sha256`."""
+        found = self.record("align")
+        about = {"photo": found.get("name"), "photo_sha256": found.get("inputs", {}).get("photo")}
+        return {key: value for key, value in about.items() if value}
 
     def mask(self, size: tuple[int, int]) -> npt.NDArray[np.float32] | None:
         """The mask, or None."""
@@ -172,6 +178,7 @@ class WorkFolder:
             {
                 "photo": before["photo"],
                 "copied": before["copied"],
+                "name": before.get("name", ""),
                 "to_crop": alignment.to_crop.tolist(),
                 "size": alignment.size,
                 "landmarks": None if marks is None else marks.tolist(),

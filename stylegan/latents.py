@@ -1,0 +1,157 @@
+"""Latents out of other programs' files: `.npz`, `.npy`, torch's `.pt`. Needs no torch, runs nothing of a file.
+
+What the public programs write: NVIDIA's projectors `projected_w.npz` with `w` [1, num_ws, w_dim]; PTI's pivots and
+e4e's `latents.pt` a bare tensor [n, num_ws, w_dim]; rosinality's projector a dict of dicts with `latent`.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import zipfile
+import zlib
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from realdrag.errors import InputError
+from realdrag.stylegan.pickles import Made, entries
+from realdrag.stylegan.stored import LEGACY_START, ZIP_START, Storages, tensor, torch_legacy, torch_zip
+
+Array = npt.NDArray[Any]
+
+NPY_START = b"\x93NUMPY"
+MAX_NPY = 256 << 20  # bytes of an array within a zip file: five thousand latents of a 1024 px model
+MAX_HEADER = 10_000  # characters of a .npy file's header, as numpy's own limit
+NAMES = ("w", "w_plus", "latent", "latents", "w_pivot")  # what dicts and .npz files call a latent
+KINDS = "projected_w.npz, .npy, and tensors in .pt files are read"
+
+
+def read_latents(data: memoryview, name: str) -> Array:
+    """The latents in `data`, the content of a file called `name`: [w_dim], [rows, w_dim] or [n, rows, w_dim], floats.
+
+    A view of `data` where it can be. Raises InputError, one line, for everything else.
+    """
+    try:
+        with np.errstate(all="ignore"):  # a file may hold any numbers
+            found = _read(data)
+        if found.dtype.kind != "f":
+            raise InputError(f"holds {found.dtype.name} numbers: latents are floating-point", KINDS)
+        if not 1 <= found.ndim <= 3 or not found.size:
+            raise InputError(f"holds an array of shape {_shape(found.shape)}, which no latent has", KINDS)
+        return found
+    except InputError as error:
+        raise InputError(f"{name}: {error.message}", error.hint) from error
+
+
+def fitted(found: Array, num_ws: int, w_dim: int, index: int | None, name: str) -> npt.NDArray[np.float32]:
+    """One of the latents of `read_latents` as a model takes it, [num_ws, w_dim].
+
+    A single row, or rows that are all the same (some programs repeat it 18 times for any model), is a latent of W and
+    stands for all rows. Raises InputError for what does not fit, is not finite, or if `index` (from 0) must choose.
+    """
+    several = found if found.ndim == 3 else found.reshape(1, -1, found.shape[-1])
+    count, rows, width = several.shape
+    if index is None and count > 1:
+        raise InputError(f"{name}: holds {count} latents", f"say which one: --index 0 to --index {count - 1}")
+    if not 0 <= (index or 0) < count:
+        raise InputError(f"{name}: holds no latent {index}", f"it holds {count}, counted from 0")
+    with np.errstate(all="ignore"):
+        one: npt.NDArray[np.float32] = several[index or 0].astype(np.float32)
+    if width == w_dim and rows != num_ws and (one == one[:1]).all():
+        one = np.repeat(one[:1], num_ws, 0)
+    if one.shape != (num_ws, w_dim):
+        raise InputError(
+            f"{name}: is a latent of {rows} × {width}, and the model takes {num_ws} × {w_dim}",
+            "it was made with another model: name that with --model",
+        )
+    if not np.isfinite(one).all():
+        raise InputError(f"{name}: holds numbers that are not finite", "the program that wrote it went astray")
+    return one
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return " × ".join(map(str, shape[:8])) or "()"
+
+
+def _read(data: memoryview) -> Array:
+    if not len(data):
+        raise InputError("the file is empty")
+    start = bytes(data[: len(LEGACY_START)])
+    if start.startswith(NPY_START):
+        return _npy(data)
+    if start.startswith(ZIP_START):
+        members = _npy_members(data)
+        return _npz(data, members) if members else _from_torch(*torch_zip(data))
+    if start.startswith(LEGACY_START):
+        return _from_torch(*torch_legacy(data))
+    raise InputError("not a latent", KINDS)
+
+
+def _npy(data: memoryview) -> Array:
+    """numpy's file of one array, never one of Python objects."""
+    file = io.BytesIO(bytes(data[: MAX_HEADER + 100]))
+    try:
+        version = np.lib.format.read_magic(file)
+        if version not in ((1, 0), (2, 0)):
+            raise InputError(f"a .npy file of version {version[0]}.{version[1]}, as no latent is")
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, fortran, dtype = read(file, max_header_size=MAX_HEADER)
+    except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError) as error:
+        raise InputError("a .npy file with a damaged header", "fetch it again") from error
+    if dtype.hasobject:
+        raise InputError("an array of Python objects, which would run as a program: refused", KINDS)
+    if dtype.kind != "f" or dtype.itemsize > 8 or any(type(n) is not int or n < 0 for n in shape):
+        raise InputError(f"holds {str(dtype)[:40]} numbers: latents are floating-point", KINDS)
+    count = math.prod(shape)
+    if count * dtype.itemsize > len(data) - file.tell():
+        raise InputError(f"an array declares {count * dtype.itemsize:,} bytes and the file does not hold them: refused")
+    values = np.frombuffer(data, dtype, count, file.tell())
+    return values.reshape(shape, order="F" if fortran else "C")
+
+
+def _npy_members(data: memoryview) -> list[str]:
+    """The arrays in a zip file as numpy writes it; none in torch's."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            names = archive.namelist()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, UnicodeError) as error:
+        raise InputError("a zip file that is damaged or cut short", "fetch it again") from error
+    return [name for name in names if name.endswith(".npy")]
+
+
+def _npz(data: memoryview, members: list[str]) -> Array:
+    names = {name.removesuffix(".npy"): name for name in members}
+    member = next((names[name] for name in NAMES if name in names), members[0] if len(members) == 1 else None)
+    if member is None:
+        raise InputError(f"holds no array `w` but {', '.join(sorted(names))[:80]}", KINDS)
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive, archive.open(member) as file:
+            content = file.read(MAX_NPY + 1)
+    except (zipfile.BadZipFile, zlib.error, OSError, ValueError, EOFError, NotImplementedError, RuntimeError) as error:
+        raise InputError("a zip file that is damaged or cut short", "fetch it again") from error
+    if len(content) > MAX_NPY:
+        raise InputError(f"an array of more than {MAX_NPY >> 20} MiB: refused")
+    if not content.startswith(NPY_START):
+        raise InputError("a zip file with something else than arrays", KINDS)
+    return _npy(memoryview(content))
+
+
+def _from_torch(value: Any, storages: Storages) -> Array:
+    """A tensor, a dict that holds one under a name of `NAMES`, or rosinality's: picture → dict with `latent`."""
+    found = entries(value)
+    if found is None:
+        if not isinstance(value, Made):
+            raise InputError("holds no latent", KINDS)
+        return tensor(value, storages)
+    for name in NAMES:
+        if name in found:
+            return tensor(found[name], storages)
+    pictures = [inner["latent"] for one in found.values() if (inner := entries(one)) and "latent" in inner]
+    if not pictures:
+        raise InputError("a checkpoint, not a latent", "a generator is given as --model")
+    rows = [tensor(one, storages) for one in pictures]
+    if any(row.ndim not in (1, 2) or row.shape != rows[0].shape for row in rows):
+        raise InputError("holds latents of several shapes", KINDS)
+    return np.stack([row.reshape(-1, row.shape[-1]) for row in rows])
