@@ -122,7 +122,8 @@ def table(found: Sequence[Row]) -> list[str]:
     for row in found:
         sound = row.state == "latent"
         likeness = "" if not sound else "–" if row.lpips is None else f"{row.lpips:.3f}"
-        facts = (row.photo, row.model, row.preset) if sound else (f"({row.state})", "", "")
+        preset = f"{row.preset} ({row.origin})" if row.origin else row.preset
+        facts = (row.photo, row.model, preset) if sound else (f"({row.state})", "", "")
         place = row.thumbnail or ("" if sound else row.path)
         size, since = amount(row.bytes), age(time.time() - row.created)
         lines.append((row.short, *map(plain, facts), size, since, likeness, place))
@@ -240,10 +241,11 @@ def foreign(
 
     w_plus = read_foreign(editor, file, index)  # first: it is quick and often wrong
     alignment, about = crop_of(editor, photo, work, choice)
+    done = import_foreign(editor, file, w_plus, alignment, about)
     editor.progress.say(
         "NVIDIA's and PTI's projectors drop the noise maps that they optimised: the picture can differ from theirs"
     )
-    return import_foreign(editor, file, w_plus, alignment, about)
+    return done
 
 
 def crop_of(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 import zipfile
 import zlib
 from typing import Any
@@ -17,13 +18,18 @@ import numpy.typing as npt
 
 from realdrag.errors import InputError
 from realdrag.stylegan.pickles import Made, entries
-from realdrag.stylegan.stored import LEGACY_START, ZIP_START, Storages, tensor, torch_legacy, torch_zip
+from realdrag.stylegan.stored import LEGACY_START, MAX_AXES, ZIP_START, Storages, tensor, torch_legacy, torch_zip
 
 Array = npt.NDArray[Any]
 
 NPY_START = b"\x93NUMPY"
 MAX_NPY = 256 << 20  # bytes of an array within a zip file: five thousand latents of a 1024 px model
-MAX_HEADER = 10_000  # characters of a .npy file's header, as numpy's own limit
+MAX_HEADER = 10_000  # bytes before a .npy file's numbers, as numpy's own limit
+# The one form in which numpy and others write it; numpy's reader takes any dict, as Python text.
+_HEADER = re.compile(
+    rb"\{\s*'descr':\s*'([<>=|]?\w{1,8})',\s*'fortran_order':\s*(True|False),"
+    rb"\s*'shape':\s*\(([\d,\s]*)\),?\s*\}\s*"
+)
 NAMES = ("w", "w_plus", "latent", "latents", "w_pivot")  # what dicts and .npz files call a latent
 KINDS = "projected_w.npz, .npy, and tensors in .pt files are read"
 
@@ -91,24 +97,26 @@ def _read(data: memoryview) -> Array:
 
 def _npy(data: memoryview) -> Array:
     """numpy's file of one array, never one of Python objects."""
-    file = io.BytesIO(bytes(data[: MAX_HEADER + 100]))
-    try:
-        version = np.lib.format.read_magic(file)
-        if version not in ((1, 0), (2, 0)):
-            raise InputError(f"a .npy file of version {version[0]}.{version[1]}, as no latent is")
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, fortran, dtype = read(file, max_header_size=MAX_HEADER)
-    except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError) as error:
-        raise InputError("a .npy file with a damaged header", "fetch it again") from error
-    if dtype.hasobject:
+    version, wide = bytes(data[6:8]), 4 if data[6:7] == b"\2" else 2
+    if version not in (b"\1\0", b"\2\0"):
+        raise InputError("a .npy file of a version that no latent is written in")
+    start = 8 + wide + int.from_bytes(data[8 : 8 + wide], "little")
+    header = _HEADER.fullmatch(bytes(data[8 + wide : min(start, MAX_HEADER)]))
+    if header is None or start > MAX_HEADER:
+        raise InputError("a .npy file of records, or with a damaged header", "fetch it again")
+    kind, fortran, sizes = (part.decode() for part in header.groups())
+    if kind.endswith("O"):
         raise InputError("an array of Python objects, which would run as a program: refused", KINDS)
-    if dtype.kind != "f" or dtype.itemsize > 8 or any(type(n) is not int or n < 0 for n in shape):
-        raise InputError(f"holds {str(dtype)[:40]} numbers: latents are floating-point", KINDS)
+    if kind.lstrip("<>=|") not in ("f2", "f4", "f8"):
+        raise InputError(f"holds numbers of type {kind}: latents are floating-point", KINDS)
+    dtype, axes = np.dtype(kind), [size.strip() for size in sizes.split(",") if size.strip()]
+    if len(axes) > MAX_AXES or any(not size.isdigit() or len(size) > 18 for size in axes):
+        raise InputError("an array of an impossible shape: refused", KINDS)
+    shape = tuple(map(int, axes))
     count = math.prod(shape)
-    if count * dtype.itemsize > len(data) - file.tell():
-        raise InputError(f"an array declares {count * dtype.itemsize:,} bytes and the file does not hold them: refused")
-    values = np.frombuffer(data, dtype, count, file.tell())
-    return values.reshape(shape, order="F" if fortran else "C")
+    if count * dtype.itemsize > len(data) - start:
+        raise InputError("an array declares more numbers than the file holds: refused")
+    return np.frombuffer(data, dtype, count, start).reshape(shape, order="F" if fortran == "True" else "C")
 
 
 def _npy_members(data: memoryview) -> list[str]:
