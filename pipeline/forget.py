@@ -165,7 +165,7 @@ class _Pruning:
                     self.remove(key, _what(kind), path)
         small = self.store.thumbnail("").parent
         for path in small.glob("*.png"):
-            if not self.store.path(path.stem).exists() and path.stem not in {one.key for one in self.gone}:
+            if not self.store.path(path.stem).exists():
                 self.remove(path.stem, "thumbnail", path)
         for path in [*self.store.folder.glob(".*.tmp"), *small.glob(".*.tmp")]:
             if self.older(path, ABANDONED_S):
