@@ -90,7 +90,8 @@ def prune(
     """Removes latents not used for `unused_s`, then those used longest ago until the rest fits into `keep_bytes`.
 
     And at any rate what nobody has a use for: checkpoints of a week ago or of finished latents, damaged entries,
-    thumbnails of none, temporary files and locks of dead processes. dry: only says what it would remove.
+    thumbnails of none, temporary files and locks of dead processes. dry: only says what it would remove, but for
+    locks, of which nothing can be said without trying them.
     """
     work = _Pruning(store, dry)
     work.entries(keep_bytes, unused_s)
@@ -107,7 +108,7 @@ class _Pruning:
         self.gone: list[Removed] = []
 
     @contextlib.contextmanager
-    def free(self, key: str) -> Iterator[bool]:
+    def _free(self, key: str) -> Iterator[bool]:
         """As the store's `lock_if_free`; nothing is locked for a look."""
         if self.dry:
             yield True
@@ -148,7 +149,7 @@ class _Pruning:
     def entry(self, key: str, used: float) -> int:
         """Bytes freed: none where another process is at it, or has used it since `used`."""
         path = self.store.path(key)
-        with self.free(key) as ours, contextlib.suppress(FileNotFoundError):
+        with self._free(key) as ours, contextlib.suppress(FileNotFoundError):
             if ours and path.stat().st_mtime == used:
                 size = self.remove(key, "latent", path)
                 return size + (self.remove(key, "thumbnail", self.store.thumbnail(key)) if size else 0)
@@ -159,7 +160,7 @@ class _Pruning:
         for key, kind, path in list(files(self.store)):
             if kind == "safetensors":
                 continue
-            with self.free(key) as ours:
+            with self._free(key) as ours:
                 stale = self.older(path, UNFINISHED_S) or self.store.path(key).exists()
                 if ours and (stale or kind != "part.safetensors"):
                     self.remove(key, _what(kind), path)
@@ -173,16 +174,18 @@ class _Pruning:
 
     def locks(self) -> None:
         """Lock files that nobody holds: of killed processes, and in the latents' folder an earlier version's."""
+        if self.dry:
+            return
         now, before = self.store.root / "locks", self.store.folder
         for path in now.glob("*.lock"):
-            with self.free(path.stem) as ours:
+            with self._free(path.stem) as ours:
                 size = path.stat().st_size if ours and path.exists() else None
             if size is not None:  # leaving the lock has removed its file
                 self.gone.append(Removed("", "lock", str(path), size))
         for path in before.glob("*.lock"):
             with contextlib.suppress(OSError):
                 size = path.stat().st_size
-                if self.dry or remove_unheld(path):
+                if remove_unheld(path):
                     self.gone.append(Removed("", "lock", str(path), size))
         for path in [*now.glob("*.lease"), *before.glob("*.lease")]:
             if self.older(path, ABANDONED_S):  # a living one is written to several times a minute

@@ -97,7 +97,8 @@ def _read(data: memoryview) -> Array:
 
 def _npy(data: memoryview) -> Array:
     """numpy's file of one array, never one of Python objects."""
-    version, wide = bytes(data[6:8]), 4 if data[6:7] == b"\2" else 2
+    version = bytes(data[6:8])
+    wide = 4 if version == b"\2\0" else 2
     if version not in (b"\1\0", b"\2\0"):
         raise InputError("a .npy file of a version that no latent is written in")
     start = 8 + wide + int.from_bytes(data[8 : 8 + wide], "little")
