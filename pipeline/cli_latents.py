@@ -46,15 +46,15 @@ latents = typer.Typer(
     name="latents", help="The inverted faces that are kept.", rich_markup_mode=None, add_completion=False
 )
 
-KeysArg = Annotated[list[str], typer.Argument(metavar="KEY…", help="The beginning of a key that `latents list` shows.")]
+KeysArg = Annotated[list[str], typer.Argument(metavar="KEY", help="The beginning of a key that `latents list` shows.")]
 SomeKeysArg = Annotated[
-    list[str] | None, typer.Argument(metavar="KEY…", help="The beginning of a key that `latents list` shows.")
+    list[str] | None, typer.Argument(metavar="KEY", help="The beginning of a key that `latents list` shows.")
 ]
 CheckOpt = Annotated[bool, typer.Option("--check", help="Read every entry whole and compare its checksum.")]
 TargetOpt = Annotated[
     Path, typer.Option("-o", "--output", metavar="FILE|FOLDER", help="X.safetensors; for several a folder.")
 ]
-FilesArg = Annotated[list[Path], typer.Argument(metavar="FILE…", help="What `export` wrote, or .npz, .npy, .pt.")]
+FilesArg = Annotated[list[Path], typer.Argument(metavar="FILE", help="What `export` wrote, or .npz, .npy, .pt.")]
 PhotoOpt = Annotated[
     Path | None, typer.Option("--photo", metavar="PHOTO", help="The photo, or its aligned crop, of a foreign latent.")
 ]
@@ -104,7 +104,7 @@ def closing(found: Sequence[Row], folder: Path) -> str:
     """What there is in all, and what to do about what is not sound."""
     states = [row.state for row in found]
     sound = states.count("latent")
-    text = f"{sound} latent{'' if sound == 1 else 's'}, {amount(sum(row.bytes for row in found))} in {folder}"
+    text = f"{plural(sound, 'latent')}, {amount(sum(row.bytes for row in found))} in {folder}"
     if unfinished := states.count("unfinished"):
         text += f"; {unfinished} unfinished: the same command goes on with it"
     if damaged := states.count("damaged"):
@@ -136,6 +136,11 @@ def table(found: Sequence[Row]) -> list[str]:
         ).rstrip()
         for line in lines
     ]
+
+
+def plural(count: int, what: str) -> str:
+    """ "1 file", "2 files"."""
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
 def amount(size: float) -> str:
@@ -303,10 +308,10 @@ def prune(
     unused_s = None if older_than is None else parse_age(older_than)
     gone = pruned(opened(quiet=quiet), keep_bytes=keep_bytes, unused_s=unused_s, dry=dry)
     freed = sum(one.bytes for one in gone)
-    verb = ("would remove", "would be") if dry else ("removed", "are")
+    verb = ("would remove", "would be") if dry else ("removed", "were")
     lines = [f"{verb[0]} {one.what} {one.key[:12] or one.path}, {amount(one.bytes)}" for one in gone]
     report = {"dry_run": dry, "freed": freed, "removed": [asdict(one) for one in gone]}
-    show(report, as_json, *lines, f"{len(gone)} files, {amount(freed)} {verb[1]} freed")
+    show(report, as_json, *lines, f"{plural(len(gone), 'file')}, {amount(freed)} {verb[1]} freed")
 
 
 @latents.command("rm")
@@ -329,7 +334,9 @@ def rm_latents(
     if every and chosen and not yes:
         raise InputError(f"--all would forget {len(chosen)} latents for good", "add --yes if you mean it")
     gone: dict[str, list[Removed]] = {key: forget(store, key) for key in sorted(chosen)}
-    lines = [f"forgot {key[:12]}: {len(of)} files unlinked, {amount(freed_by(of))}" for key, of in gone.items()]
+    lines = [
+        f"forgot {key[:12]}: {plural(len(of), 'file')} unlinked, {amount(freed_by(of))}" for key, of in gone.items()
+    ]
     freed = sum(map(freed_by, gone.values()))
     report = {"forgotten": list(gone), "freed": freed, "removed": [asdict(one) for of in gone.values() for one in of]}
     show(report, as_json, *(lines or ["there is nothing to forget"]))

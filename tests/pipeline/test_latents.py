@@ -425,7 +425,7 @@ def test_prune_by_age_and_the_dry_run(store: Store, cli: Run, contents: Any) -> 
     dry = cli("latents", "prune", "--older-than", "90d", "--dry-run")
     assert dry.out.splitlines()[0].startswith(f"would remove latent {C[:12]}, ")
     assert contents(store.root) == before
-    assert cli("latents", "prune", "--older-than", "101d").out == "0 files, 0 B are freed\n"
+    assert cli("latents", "prune", "--older-than", "101d").out == "0 files, 0 B were freed\n"
     assert cli("latents", "prune", "--older-than", "90d").code == 0
     assert [row.key for row in rows(store)] == [A, B]
     refused = cli("latents", "prune")

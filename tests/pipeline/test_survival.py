@@ -24,7 +24,7 @@ from realdrag.store import Store
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="SIGKILL and mounting")
 
 PAUSE = 0.15  # seconds between checkpoints here; 5 in earnest
-SLACK = 0.6  # seconds: a step and a save on a busy machine
+SLACK = 1.0  # seconds: a step and a save on a busy machine
 # Says each step and when it was done, then whether the latent was found, and what it is.
 INVERT = f"""
     import hashlib, sys, time
@@ -165,6 +165,8 @@ def survive(small_model: Path, photo: Path, home: Path, digest: str, delays: lis
     last = Child(small_model, photo, home)
     last.finish()
     assert lost(before, last.steps) <= PAUSE + SLACK, delays
+    if before and before[-1].at - before[0].at > PAUSE + SLACK / 2:
+        assert ("w", 1) not in {step[:2] for step in last.steps}, "it went on, and did not begin again"
     assert (last.said("made") or last.said("found")) == [digest], "the same latent as without any interruption"
     (row,) = sound(home)
     assert row.state == "latent"
@@ -174,7 +176,7 @@ def survive(small_model: Path, photo: Path, home: Path, digest: str, delays: lis
 def test_a_kill_loses_no_more_than_is_said(small_model: Path, photo: Path, tmp_path: Path, undisturbed: str) -> None:
     seed = random.randrange(10**6)
     print(f"seed {seed}")  # noqa: T201 — shown where the test fails
-    survive(small_model, photo, tmp_path / "home", undisturbed, [random.Random(seed).uniform(0.3, 0.7)])
+    survive(small_model, photo, tmp_path / "home", undisturbed, [random.Random(seed).uniform(0.8, 1.4)])
 
 
 @pytest.mark.slow
