@@ -25,7 +25,6 @@ from realdrag.values import Latent
 Run = Callable[..., Any]
 DAY = 86400.0
 A, B, C = "aaaa" + "1" * 60, "aaaa" + "2" * 60, "c0de" + "3" * 60
-TENSORS = 1 << 12  # bytes that an entry made here is at least
 
 
 def entry(seed: int, finite: bool = True) -> Latent:
