@@ -96,4 +96,5 @@ def leading_rows(gradient: Tensor, rank: int) -> Tensor:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         _, _, right = torch.svd_lowrank(gradient, rank, niter=2)
-    return (right.t() * (gradient.shape[1] / rank) ** 0.5).contiguous()
+    rows: Tensor = right.t() * (gradient.shape[1] / rank) ** 0.5
+    return rows.contiguous()

@@ -41,6 +41,7 @@ _TYPES = {
 _PARAMETERS = {"torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state"}
 _NUMPY_TYPES = {"f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "b1"}
 MAX_AXES = 8
+EXPANDED = 1 << 20  # values of a tensor that repeats stored ones (`expand`)
 
 
 def torch_zip(data: memoryview) -> tuple[Any, Storages]:
@@ -265,7 +266,7 @@ def strided(values: Array, offset: Any, shape: tuple[int, ...], strides: tuple[i
     if len(shape) != len(strides) or type(offset) is not int or offset < 0:
         raise damaged("a tensor with an impossible shape")
     size = math.prod(shape)
-    if size > len(values):
+    if size > max(len(values), EXPANDED):
         raise _boasting(size * values.itemsize)
     last = offset + sum((n - 1) * step for n, step in zip(shape, strides, strict=True)) if size else 0
     if last >= max(len(values), 1):

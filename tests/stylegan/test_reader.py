@@ -176,6 +176,16 @@ def test_half_and_double_precision_are_widened_and_narrowed_exactly() -> None:
             np.testing.assert_array_equal(found.tensors[name], value.float().numpy(), name)
 
 
+def test_an_expanded_tensor_is_read_and_an_endless_one_is_not() -> None:
+    state = {name: torch.from_numpy(array) for name, array in ARRAYS.items()}
+    flat = state["synthesis.b8.conv0.bias"].mean()
+    found = read(torch_file(state | {"synthesis.b8.conv0.bias": flat.expand(8)}))
+    np.testing.assert_array_equal(found.tensors["synthesis.b8.conv0.bias"], np.full(8, flat))
+    assert "declares 4,000,000,000 bytes" in refused(
+        torch_file(state | {"synthesis.b8.conv0.bias": flat.expand(10**9)})
+    )
+
+
 def test_a_mean_that_is_missing_is_the_samples_own() -> None:
     state = {name: torch.from_numpy(array) for name, array in ARRAYS.items() if name != "mapping.w_avg"}
     found = read(torch_file(state))
