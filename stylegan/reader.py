@@ -54,7 +54,9 @@ def read_checkpoint(data: memoryview, name: str) -> Checkpoint:
         with np.errstate(all="ignore"):  # a file may hold any numbers
             return _read(data)
     except InputError as error:
-        raise InputError(f"{name}: {error.message}", error.hint) from error
+        # Names out of the file may hold anything.
+        message = "".join(c if c.isprintable() else "?" for c in error.message)
+        raise InputError(f"{name}: {message}", error.hint) from error
 
 
 def _read(data: memoryview) -> Checkpoint:

@@ -343,6 +343,13 @@ def test_no_name_outside_the_list_gets_past(name: str, form: str) -> None:
     assert f"asks for `{name}`" in refused(data)
 
 
+def test_a_name_of_several_lines_is_shown_in_one() -> None:
+    """Found by the fuzzer."""
+    assert "asks for `os?realdrag: all is well.system`" in refused(
+        b"\x80\x04\x8c\x18os\nrealdrag: all is well\x8c\x06system\x93)R."
+    )
+
+
 @pytest.mark.parametrize(
     "program",
     [
