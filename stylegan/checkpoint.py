@@ -43,6 +43,7 @@ def _check_resolution(resolution: int) -> None:
 def build_generator(tensors: Mapping[str, Tensor], header: Mapping[str, str], name: str) -> Generator:
     """The generator of a realdrag safetensors file; `name` is the file's, for errors.
 
+    It takes over tensors that are float32 already, without a copy: whoever goes on to use them sees its changes.
     Raises InputError when header and tensors disagree, naming the first three faults.
     """
     try:
