@@ -55,7 +55,7 @@ def invert(
         {"offset": common},
         lambda: loss(generator.synthesize(start + common)),
         lr=settings.lr,
-        steps=settings.steps_w,
+        steps=settings.steps_w if encoder is not None else settings.steps_w_from_mean,
     )
     pivot = (start + common).detach()
     if settings.space == "w+":

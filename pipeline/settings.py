@@ -28,15 +28,16 @@ class InversionSettings:
 
     space: Literal["w", "w+"] = "w+"
     perceptual: Literal["auto", "vgg", "alex", "squeeze", "embedded"] = "auto"
-    steps_w: int = 40
-    steps_w_plus: int = 150
+    steps_w: int = 10
+    steps_w_from_mean: int = 150
+    steps_w_plus: int = 40
     lr: float = 0.03
     pixel_weight: float = 1.0
     prior_weight: float = 0.002
-    tune: Literal["none", "lowrank", "full"] = "full"
+    tune: Literal["none", "lowrank", "full"] = "lowrank"
     tune_rank: int = 8
-    tune_steps: int = 80
-    tune_lr: float = 0.001
+    tune_steps: int = 60
+    tune_lr: float = 0.006
 
 
 @dataclass(frozen=True)

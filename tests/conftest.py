@@ -25,6 +25,7 @@ detector = "cascade"
 [inversion]
 perceptual = "embedded"
 steps_w = 2
+steps_w_from_mean = 2
 steps_w_plus = 3
 tune_steps = 2
 [drag]

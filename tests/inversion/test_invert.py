@@ -23,7 +23,7 @@ from realdrag.stylegan import Encoder, Generator, to_picture, to_tensor, with_de
 from realdrag.values import Latent
 from realdrag.weights import load_perceptual
 
-QUICK = InversionSettings(steps_w=12, steps_w_plus=16, tune_steps=10, tune="none", lr=0.05)
+QUICK = InversionSettings(steps_w_from_mean=12, steps_w_plus=16, tune_steps=10, tune="none", lr=0.05)
 PHASES = ("w", "w+", "tune")
 
 
@@ -103,7 +103,7 @@ def assert_same(a: Latent, b: Latent) -> None:
 
 
 def test_a_picture_of_the_generator_is_found_again(generator: Generator, crop: np.ndarray) -> None:
-    latent = run(crop, generator, replace(QUICK, steps_w=30, steps_w_plus=40))
+    latent = run(crop, generator, replace(QUICK, steps_w_from_mean=30, steps_w_plus=40))
     assert latent.w_plus.shape == (8, 64)
     assert latent.w_plus.dtype == np.float32
     assert latent.delta is None
@@ -114,7 +114,7 @@ def test_a_picture_of_the_generator_is_found_again(generator: Generator, crop: n
 
 def test_each_phase_brings_it_nearer(generator: Generator, crop: np.ndarray) -> None:
     other = np.ascontiguousarray(crop[:, ::-1])  # not a picture the generator makes
-    steps = {"steps_w": 20, "steps_w_plus": 25, "tune_steps": 15}
+    steps = {"steps_w_from_mean": 20, "steps_w_plus": 25, "tune_steps": 15}
     found = [
         run(other, generator, replace(QUICK, **steps, space=space, tune=tune))
         for space, tune in (("w", "none"), ("w+", "none"), ("w+", "full"))
@@ -142,7 +142,7 @@ def test_the_picture_shown_is_the_picture_optimised(generator: Generator, crop: 
     latent = invert(crop, generator, None, Spy(embedded().net), QUICK, model_sha256="", progress=Silent())
     shown, optimised = latent.picture.astype(int), to_picture(seen[-1]).astype(int)
     assert np.abs(shown - optimised).max() <= 4  # one step on, at the last and lowest rate
-    assert len(seen) == QUICK.steps_w + QUICK.steps_w_plus
+    assert len(seen) == QUICK.steps_w_from_mean + QUICK.steps_w_plus
     again = to_picture(generator.synthesize(torch.from_numpy(latent.w_plus)[None]))
     assert again.tobytes() == latent.picture.tobytes()
 
@@ -178,7 +178,7 @@ def test_an_inversion_is_the_same_each_time(
 def test_interrupted_work_goes_on_to_the_same_bytes(
     generator: Generator, crop: np.ndarray, whole: Latent, phase: str, at: int | str, tuning: InversionSettings
 ) -> None:
-    total = {"w": tuning.steps_w, "w+": tuning.steps_w_plus, "tune": tuning.tune_steps}[phase]
+    total = {"w": tuning.steps_w_from_mean, "w+": tuning.steps_w_plus, "tune": tuning.tune_steps}[phase]
     step = total if at == "last" else int(at)
     memory = Memory()
     with pytest.raises(KeyboardInterrupt):
@@ -245,12 +245,12 @@ def test_long_work_is_saved_on_the_way(generator: Generator, crop: np.ndarray, m
     assert memory.saves == 3  # more than 5 seconds apart
     resumed = Interrupter()
     latent = run(crop, generator, checkpoint=memory, progress=resumed)
-    assert resumed.seen[0] == ("w+", 18 - QUICK.steps_w + 1)
+    assert resumed.seen[0] == ("w+", 18 - QUICK.steps_w_from_mean + 1)
     assert_same(latent, run(crop, generator))
 
 
 def test_no_steps_at_all_is_the_starting_point(generator: Generator, crop: np.ndarray) -> None:
-    latent = run(crop, generator, replace(QUICK, steps_w=0, steps_w_plus=0))
+    latent = run(crop, generator, replace(QUICK, steps_w_from_mean=0, steps_w_plus=0))
     assert latent.picture.tobytes() == mean_picture(generator).tobytes()
 
 
@@ -320,7 +320,7 @@ def test_true_lpips_improves(package: torch.nn.Module, generator: Generator, cro
     for k, head in enumerate(module.lins):
         torch.testing.assert_close(head.model[-1].weight.data.flatten(), tensors[f"lin{k}"])
     perceptual = Lpips(module, "squeeze")
-    settings = replace(QUICK, steps_w=12, steps_w_plus=12, pixel_weight=0.0)
+    settings = replace(QUICK, steps_w_from_mean=12, steps_w_plus=12, pixel_weight=0.0)
     latent = invert(crop, generator, None, perceptual, settings, model_sha256="", progress=Silent())
     before = perceptual.measure(to_tensor(mean_picture(generator)), to_tensor(crop))
     assert latent.loss == "lpips-squeeze"
