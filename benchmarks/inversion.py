@@ -110,9 +110,7 @@ def settings_of(way):  # type: ignore[no-untyped-def]
 def run(way, crop, generator, encoder, lpips, model_sha256):  # type: ignore[no-untyped-def]
     """The picture [r, r, 3] that this way ends with."""
     if way not in REFERENCES:
-        done = invert(
-            crop, generator, encoder, lpips, settings_of(way), model_sha256=model_sha256, progress=Silent()
-        )
+        done = invert(crop, generator, encoder, lpips, settings_of(way), model_sha256=model_sha256, progress=Silent())
         return done.picture
     target = to_tensor(np.ascontiguousarray(resize(crop, generator.config.img_resolution)))
     if way == "projector":

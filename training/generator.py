@@ -1,7 +1,7 @@
 """Train the generator of faces together with its encoder.
 
     python training/generator.py --faces faces-128.npz --lpips lpips-squeeze.safetensors --state state.pt --minutes 240
-    python training/generator.py … --state state.pt --start models/faces-128 --minutes 60 --decay-last 0.5 --export models
+    python training/generator.py … --state state.pt --start models/faces-128 --minutes 60 --decay-last 0.5 --export .
 
 Half of each batch is sampled (adversarial loss), half is reconstructed through the encoder (perceptual, pixel and
 adversarial loss), so that the latent space is one in which photographs have a place. The state is written every few
