@@ -98,7 +98,7 @@ def find_face(rgb: npt.NDArray[np.uint8], detector: Detector, face: int | None) 
         counted = "1 face was" if len(faces) == 1 else f"{len(faces)} faces were"
         raise InputError(
             f"there is no face {number}: {counted} found (detector: {detector.name})",
-            f"faces are numbered from 1, the largest first: give --face 1 … {len(faces)}",
+            f"give --face 1 … {len(faces)}, the largest first" if len(faces) > 1 else "leave --face out",
         )
     return faces[number - 1]
 

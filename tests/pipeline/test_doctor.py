@@ -133,7 +133,7 @@ def test_home_counts_its_latents(home: Path) -> None:
     finding = named("home")
     assert finding.ok is None
     assert "1 damaged" in finding.value
-    assert "damaged-" in finding.advice
+    assert "latents prune" in finding.advice
 
 
 def test_a_home_that_cannot_be_made_says_how_to_choose_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
