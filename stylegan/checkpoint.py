@@ -31,7 +31,7 @@ def _check(want: Mapping[str, tuple[int, ...]], tensors: Mapping[str, Tensor], n
 
 def _filled(net: N, tensors: Mapping[str, Tensor]) -> N:
     """`net` holding `tensors`, frozen, in evaluation mode."""
-    net.load_state_dict({k: v.float() for k, v in tensors.items()}, assign=True)
+    net.load_state_dict({k: v.float() for k, v in tensors.items()})
     return net.eval().requires_grad_(False)
 
 
@@ -43,7 +43,6 @@ def _check_resolution(resolution: int) -> None:
 def build_generator(tensors: Mapping[str, Tensor], header: Mapping[str, str], name: str) -> Generator:
     """The generator of a realdrag safetensors file; `name` is the file's, for errors.
 
-    It takes over tensors that are float32 already, without a copy: whoever goes on to use them sees its changes.
     Raises InputError when header and tensors disagree, naming the first three faults.
     """
     try:

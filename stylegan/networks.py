@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from realdrag.stylegan.config import GeneratorConfig
 
 SQRT2 = math.sqrt(2)
+CHANNELS_LAST = torch.channels_last
 # What gradients are multiplied by in float16: those of a mean over a large picture's pixels, 3e-7, would be lost there.
 GRADIENT_SCALE = 2.0**12
 Make = Callable[[Tensor, torch.dtype], tuple[Tensor, ...]]
@@ -171,12 +172,19 @@ class ModulatedConv(nn.Module):
         super().__init__()
         self.affine = Dense(w_dim, n_in, bias=1.0)
         self.weight = nn.Parameter(torch.randn(n_out, n_in, 3, 3))
+        # Laid out as `prepared` wants it, which then makes no copy in float32; loading keeps a parameter's layout.
+        self.weight.data = self.turned(self.turned(self.weight.data, up).contiguous(memory_format=CHANNELS_LAST), up)
         self.noise_strength = nn.Parameter(torch.zeros([]))
         self.bias = nn.Parameter(torch.zeros(n_out))
         self.register_buffer("noise_const", torch.randn(resolution, resolution))
         self.register_buffer("resample_filter", filter_taps())
         self.up, self.clamp = up, clamp
         self.kept = Kept()
+
+    @staticmethod
+    def turned(weight: Tensor, up: bool) -> Tensor:
+        """As a transposed convolution takes it, and back."""
+        return weight.transpose(0, 1) if up else weight
 
     def prepared(self, weight: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
         """The weight as the convolution reads it fastest, each kernel's power [n_out, n_in], and size [n_out].
@@ -188,9 +196,8 @@ class ModulatedConv(nn.Module):
         if dtype == torch.float16:
             size = weight.detach().abs().amax((1, 2, 3)).clamp(min=1e-8) * math.sqrt(weight[0].numel())
             weight = weight / size[:, None, None, None]
-        if self.up:
-            weight = weight.transpose(0, 1)
-        return narrow(weight, dtype).contiguous(memory_format=torch.channels_last), power, size
+        weight = narrow(self.turned(weight, self.up), dtype).contiguous(memory_format=CHANNELS_LAST)
+        return weight, power, size
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
         style = self.affine(w)  # [n, n_in]
@@ -303,7 +310,7 @@ class Generator(nn.Module):
             block = self.synthesis.block(r)
             if r == 4:
                 const = block.const[None].expand(len(w_plus), -1, -1, -1)
-                x = narrow(const, self.dtype).contiguous(memory_format=torch.channels_last)
+                x = narrow(const, self.dtype).contiguous(memory_format=CHANNELS_LAST)
             else:
                 x = block.conv0(x, rows[row])
                 row += 1
