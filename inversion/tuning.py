@@ -65,8 +65,9 @@ class LowRank:
             base = conv.weight.detach()
             del conv.weight  # a parameter; `apply` puts a tensor in its place
             self.layers[name] = conv, base
-            self.parameters[f"{name}.weight{LEFT}"] = torch.zeros(len(base), rank, device=base.device).requires_grad_()
-            right = leading_rows(gradient.flatten(1), rank)
+            right = leading_rows(gradient.flatten(1), rank)  # of a narrow layer fewer rows
+            left = torch.zeros(len(base), len(right), device=base.device)
+            self.parameters[f"{name}.weight{LEFT}"] = left.requires_grad_()
             self.parameters[f"{name}.weight{RIGHT}"] = right.requires_grad_()
             self.parameters[f"{name}.bias"] = conv.bias.requires_grad_()
         self.before = {name: p.detach().clone() for name, p in self.parameters.items() if name.endswith("bias")}
@@ -92,7 +93,7 @@ def leading_rows(gradient: Tensor, rank: int) -> Tensor:
 
     So the entries are of size one, as a generator's weights are.
     """
-    rank = min(rank, *gradient.shape)
+    rank = min(max(rank, 1), *gradient.shape)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         _, _, right = torch.svd_lowrank(gradient, rank, niter=2)

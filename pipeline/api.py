@@ -7,6 +7,7 @@ realdrag.edit("me.jpg", "smile.jpg", [((230, 180), (226, 174))], mask="mouth.png
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -263,10 +264,10 @@ class Editor:
         about: notes for `latents list`, kept with a new latent: "photo" (its name), "photo_sha256".
         """
         key = self.latent_key(alignment.crop)
-        if (found := self.store.get(key)) is not None:
+        if (found := self.store.get(key, self.latent_fault)) is not None:
             return found, True
         with self.store.lock(key):
-            if (found := self.store.get(key)) is not None:
+            if (found := self.store.get(key, self.latent_fault)) is not None:
                 return found, True
             from realdrag.devices import threads
             from realdrag.inversion import invert
@@ -289,6 +290,23 @@ class Editor:
             self.store.put(key, latent, notes(self, latent) | dict(about or {}))
             checkpoint.clear()
         return latent, False
+
+    def latent_fault(self, latent: Latent) -> str:
+        """Why `latent` cannot be one of this model's, in words; "" where it can."""
+        from realdrag.conversion import safetensors_header
+        from realdrag.stylegan import GeneratorConfig, delta_fault
+
+        if latent.model_sha256 != self.model.sha256:
+            return "it is another model's"
+        config = GeneratorConfig(**json.loads(safetensors_header(self.model.path)["config"]))
+        side = config.img_resolution
+        if latent.w_plus.shape != (config.num_ws, config.w_dim) or not np.isfinite(latent.w_plus).all():
+            return "w_plus does not fit the model"
+        if latent.picture.shape != (side, side, 3) or latent.picture.dtype != np.uint8:
+            return "its picture does not fit the model"
+        if not isinstance(latent.metrics, dict):
+            return "it has no metrics"
+        return delta_fault(config, latent.delta or {})
 
     def _threads(self, *, small_loss: bool = True) -> int | None:
         return self.threads or (1 if self.resolution <= SMALL_MODEL and small_loss else None)

@@ -6,6 +6,7 @@ sha256 of the original, and is used from then on. The original is only ever read
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -21,6 +22,9 @@ from realdrag.store import home, write_whole
 
 if TYPE_CHECKING:
     from realdrag.stylegan import Checkpoint
+
+
+CONVERSION = 1  # raise it when `stylegan.layouts` makes something else of the same file
 
 
 def check_file(path: Path) -> None:
@@ -87,7 +91,8 @@ def convert(source: Path, target: Path, about: Mapping[str, str]) -> Checkpoint:
         "config": json.dumps(dataclasses.asdict(checkpoint.config)),
         "source": checkpoint.format,
         "source_sha256": file_sha256(source),
-        **about,
+        # What a name holds that is no text cannot be written.
+        **{key: value.encode(errors="replace").decode() for key, value in about.items()},
     }
     # (np.ascontiguousarray would turn a scalar into [1].)
     arrays = {name: np.asarray(array, order="C") for name, array in checkpoint.tensors.items()}
@@ -105,10 +110,12 @@ def _reproducible(data: bytearray) -> bytearray:
 
 
 def converted(path: Path, progress: Progress) -> Path:
-    """Our copy of the checkpoint `path`, made now if this is its first use."""
-    target = home() / "models" / "converted" / f"{file_sha256(path)}.safetensors"
-    if target.is_file():
-        return target
+    """Our copy of the checkpoint `path`, made now if this is its first use, or if it is not what was made then."""
+    sha256 = file_sha256(path)
+    target = home() / "models" / "converted" / f"{sha256}-{CONVERSION}.safetensors"
+    with contextlib.suppress(InputError):
+        if target.is_file() and safetensors_header(target).get("source_sha256") == sha256:
+            return target
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -154,6 +161,8 @@ def inspect(path: Path) -> dict[str, Any]:
         return found | {"notes": list(checkpoint.notes), "sha256": file_sha256(path), "bytes": path.stat().st_size}
     from safetensors import safe_open
 
+    from realdrag.stylegan.config import disagreement
+
     header = safetensors_header(path)
     if header.get("format") != GENERATOR_FORMAT:
         raise InputError(f"{path}: not a generator: its header says {header.get('format', 'no format')[:40]!r}")
@@ -161,8 +170,12 @@ def inspect(path: Path) -> dict[str, Any]:
         config = GeneratorConfig(**json.loads(header.pop("config")))
         with safe_open(path, "np") as file:
             shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path}: unusable header: {error}") from error
+        sides = config.resolutions if 8 <= config.img_resolution <= 4096 and 1 <= config.num_layers <= 64 else None
+        fault = disagreement(config.shapes(), shapes) if sides else "impossible sizes"
+    except (ArithmeticError, AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
+        raise InputError(f"{path}: unusable header: {type(error).__name__}") from error
+    if fault:
+        raise InputError(f"{path}: tensors and header disagree: {fault}")
     about = {key: value for key, value in header.items() if key != "format"}
     found = {"format": "realdrag"} | describe(config, shapes) | {"about": about, "notes": []}
     return found | {"sha256": file_sha256(path), "bytes": path.stat().st_size}

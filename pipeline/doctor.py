@@ -170,7 +170,9 @@ def _home() -> Iterator[Finding]:
         yield Finding("home", False, f"{value}, not writable: {error.strerror}", advice)
         return
     if damaged:
-        yield Finding("home", None, f"{value}, {damaged} damaged", "`realdrag latents prune --older-than 90d` removes them")
+        yield Finding(
+            "home", None, f"{value}, {damaged} damaged", "`realdrag latents prune --older-than 90d` removes them"
+        )
     else:
         yield Finding("home", True, value)
 

@@ -75,7 +75,8 @@ def present(entry: Entry) -> bool:
 
 def own_models() -> dict[str, Path]:
     """Name → file of the generators in the folder."""
-    paths = sorted(path for path in folder().glob("*.safetensors") if not path.name.startswith("."))
+    files = (path for path in folder().glob("*.safetensors") if path.is_file())
+    paths = sorted(path for path in files if not path.name.startswith("."))
     return {path.stem: path for path in paths if not path.stem.endswith("-encoder")}
 
 
@@ -111,7 +112,11 @@ def pull(entry: Entry, progress: Progress, *, keep: bool = False) -> Pulled:
         _check(entry, source, sha256, by_hand=by_hand)
         about = {name: getattr(entry, name) for name in ("name", "domain", "aligner", "licence", "url")}
         try:
-            notes = convert(source, target, about).notes
+            found = convert(source, target, about)
+            if found.config.img_resolution != entry.resolution:
+                target.unlink()
+                made = f"{entry.name} makes {entry.resolution} px"
+                raise InputError(f"{source}: a generator of {found.config.img_resolution} px, but {made}")
         except InputError as error:
             if by_hand:
                 raise
@@ -124,7 +129,7 @@ def pull(entry: Entry, progress: Progress, *, keep: bool = False) -> Pulled:
             source.replace(given)
         elif not by_hand:
             source.unlink()
-    for note in notes:
+    for note in found.notes:
         progress.say(f"{entry.name}: {note}")
     return Pulled(entry, target, sha256, already=False)
 
@@ -213,7 +218,7 @@ def _row(name: str, path: Path, state: str) -> Row:
     try:
         header, note = safetensors_header(path), ""
         resolution = int(json.loads(header["config"])["img_resolution"])
-    except (InputError, KeyError, TypeError, ValueError):
+    except (ArithmeticError, AttributeError, InputError, KeyError, RecursionError, TypeError, ValueError):
         header, note, resolution = {}, "not a realdrag generator", 0
     licence, aligner, url = (header.get(key, "") for key in ("licence", "aligner", "url"))
     megabytes = round(path.stat().st_size / 1e6)

@@ -80,6 +80,8 @@ def _folder() -> Traversable:
 
 
 def _read(file: Traversable, where: str) -> dict[str, object]:
+    if isinstance(file, Path) and file.exists() and not (file.is_file() or file.is_dir()):
+        raise InputError(f"{where}: is not a file")  # a pipe would wait for ever
     try:
         return tomllib.loads(file.read_text(encoding="utf-8-sig"))  # Windows begins files with a mark
     except FileNotFoundError as error:

@@ -165,6 +165,8 @@ def stored_latent(editor: Editor, work: WorkFolder) -> Latent:
             f"{work.path}: was inverted with the model {record['model']['name']}, not {editor.model.name}",
             "give that --model, or run `realdrag invert` again",
         )
+    if fault := editor.latent_fault(latent):
+        raise StaleError(f"{work.path}: its latent is unusable: {fault}", f"run `realdrag invert -w {work.path}` first")
     return latent
 
 

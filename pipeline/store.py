@@ -280,14 +280,17 @@ class Store:
         """The state kept while `key` is being made."""
         return Checkpoint(self._made("latents") / f"{key}.part.safetensors", self.progress)
 
-    def get(self, key: str) -> Latent | None:
+    def get(self, key: str, fault: Callable[[Latent], str] = lambda latent: "") -> Latent | None:
         """The latent, or None. A damaged entry is renamed to `<key>.damaged-N`, said so, and counts as none.
 
-        An empty delta comes back as None.
+        An empty delta comes back as None. fault: what makes a whole entry unusable, in words, or "": entries can come
+        from elsewhere, and their checksums are anybody's to write.
         """
         path = self.path(key)
         try:
             latent = read_entry(path, key)
+            if found := fault(latent):
+                raise DamagedError(found)
         except FileNotFoundError:
             return None
         except DamagedError as fault:

@@ -9,8 +9,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from realdrag.stylegan.checkpoint import LEFT, RIGHT, build_encoder, build_generator, delta_between, with_delta
-    from realdrag.stylegan.config import ENCODER_FORMAT, GENERATOR_FORMAT, GeneratorConfig
+    from realdrag.stylegan.checkpoint import build_encoder, build_generator, delta_between, with_delta
+    from realdrag.stylegan.config import ENCODER_FORMAT, GENERATOR_FORMAT, LEFT, RIGHT, GeneratorConfig, delta_fault
     from realdrag.stylegan.encoder import Encoder
     from realdrag.stylegan.layouts import Checkpoint
     from realdrag.stylegan.networks import Generator
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from realdrag.stylegan.reader import describe, read_checkpoint
 
 _WHERE = {
-    "checkpoint": ("LEFT", "RIGHT", "build_encoder", "build_generator", "delta_between", "with_delta"),
-    "config": ("ENCODER_FORMAT", "GENERATOR_FORMAT", "GeneratorConfig"),
+    "checkpoint": ("build_encoder", "build_generator", "delta_between", "with_delta"),
+    "config": ("ENCODER_FORMAT", "GENERATOR_FORMAT", "LEFT", "RIGHT", "GeneratorConfig", "delta_fault"),
     "encoder": ("Encoder",),
     "layouts": ("Checkpoint",),
     "networks": ("Generator",),
@@ -40,6 +40,7 @@ __all__ = [
     "build_encoder",
     "build_generator",
     "delta_between",
+    "delta_fault",
     "describe",
     "read_checkpoint",
     "to_picture",

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from realdrag.errors import InputError
-from realdrag.stylegan.config import GeneratorConfig, disagreement
+from realdrag.stylegan.config import LEFT, RIGHT, GeneratorConfig, disagreement
 from realdrag.stylegan.encoder import Encoder
 from realdrag.stylegan.networks import Generator
 
@@ -79,9 +79,6 @@ def build_encoder(tensors: Mapping[str, Tensor], header: Mapping[str, str], name
         return _filled(encoder, tensors)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"{name}: unusable header: {error}") from error
-
-
-LEFT, RIGHT = ":left", ":right"  # behind the name of a weight whose change is kept as two factors
 
 
 def with_delta(generator: Generator, delta: Mapping[str, npt.NDArray[np.float16]] | None) -> Generator:

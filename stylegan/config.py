@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
+
 GENERATOR_FORMAT = "realdrag-generator-1"  # of our safetensors files, in their headers
 ENCODER_FORMAT = "realdrag-encoder-1"
+LEFT, RIGHT = ":left", ":right"  # behind the name of a weight whose change is kept as two factors
 
 
 @dataclass(frozen=True)
@@ -118,3 +122,22 @@ def disagreement(want: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[
     faults += [f"{name} is {list(found[name])}, not {list(want[name])}" for name in both if found[name] != want[name]]
     more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
     return "; ".join(sorted(faults)[:3]) + more
+
+
+def delta_fault(config: GeneratorConfig, delta: Mapping[str, npt.NDArray[np.float16]]) -> str:
+    """Why `delta` cannot be one of such a generator's, in words; "" where it can."""
+    shapes = config.shapes()
+    for name, array in delta.items():
+        side = next((side for side in (LEFT, RIGHT) if name.endswith(side)), "")
+        shape = shapes.get(name.removesuffix(side))
+        other = delta.get(name.removesuffix(side) + (RIGHT if side == LEFT else LEFT))
+        if shape is None or name.rpartition(".")[2] in BUFFERS:
+            return f"{name[:80]} is unknown"
+        if side and len(shape) == 4:
+            rank = array.shape[side == LEFT] if array.ndim == 2 else 0
+            want = (shape[0], rank) if side == LEFT else (rank, shape[1] * shape[2] * shape[3])
+            whole = other is not None and other.ndim == 2 and other.shape[side == RIGHT] == rank > 0
+            shape = want if whole else ()
+        if array.shape != shape or not np.isfinite(array).all():
+            return f"{name[:80]} does not fit"
+    return ""

@@ -7,6 +7,7 @@ e4e's `latents.pt` a bare tensor [n, num_ws, w_dim]; rosinality's projector a di
 from __future__ import annotations
 
 import io
+import lzma
 import math
 import re
 import zipfile
@@ -18,12 +19,23 @@ import numpy.typing as npt
 
 from realdrag.errors import InputError
 from realdrag.stylegan.pickles import Made, entries
-from realdrag.stylegan.stored import LEGACY_START, MAX_AXES, ZIP_START, Storages, tensor, torch_legacy, torch_zip
+from realdrag.stylegan.stored import (
+    BFLOAT16,
+    LEGACY_START,
+    MAX_AXES,
+    ZIP_START,
+    Storages,
+    is_fractions,
+    single,
+    tensor,
+    torch_legacy,
+    torch_zip,
+)
 
 Array = npt.NDArray[Any]
 
 NPY_START = b"\x93NUMPY"
-MAX_NPY = 256 << 20  # bytes of an array within a zip file: five thousand latents of a 1024 px model
+MAX_NPY = 64 << 20  # bytes of an array within a zip file: more than a thousand latents of a 1024 px model
 MAX_HEADER = 10_000  # bytes before a .npy file's numbers, as numpy's own limit
 # The one form in which numpy and others write it; numpy's reader takes any dict, as Python text.
 _HEADER = re.compile(
@@ -42,13 +54,16 @@ def read_latents(data: memoryview, name: str) -> Array:
     try:
         with np.errstate(all="ignore"):  # a file may hold any numbers
             found = _read(data)
-        if found.dtype.kind != "f":
+        if not is_fractions(found):
             raise InputError(f"holds {found.dtype.name} numbers: latents are floating-point", KINDS)
         if not 1 <= found.ndim <= 3 or not found.size:
             raise InputError(f"holds an array of shape {_shape(found.shape)}, which no latent has", KINDS)
-        return found
+        return single(found) if found.dtype == BFLOAT16 else found
     except InputError as error:
-        raise InputError(f"{name}: {error.message}", error.hint) from error
+        message = "".join(c if c.isprintable() else "?" for c in error.message)
+        raise InputError(f"{name}: {message}", error.hint) from error
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+        raise InputError(f"{name}: not a sound file: {type(error).__name__}") from error
 
 
 def fitted(found: Array, num_ws: int, w_dim: int, index: int | None, name: str) -> npt.NDArray[np.float32]:
@@ -115,6 +130,8 @@ def _npy(data: memoryview) -> Array:
         raise InputError("an array of an impossible shape: refused", KINDS)
     shape = tuple(map(int, axes))
     count = math.prod(shape)
+    if not count:
+        raise InputError("an array without numbers", KINDS)
     if count * dtype.itemsize > len(data) - start:
         raise InputError("an array declares more numbers than the file holds: refused")
     return np.frombuffer(data, dtype, count, start).reshape(shape, order="F" if fortran == "True" else "C")
@@ -138,7 +155,16 @@ def _npz(data: memoryview, members: list[str]) -> Array:
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive, archive.open(member) as file:
             content = file.read(MAX_NPY + 1)
-    except (zipfile.BadZipFile, zlib.error, OSError, ValueError, EOFError, NotImplementedError, RuntimeError) as error:
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        OSError,
+        ValueError,
+        EOFError,
+        NotImplementedError,
+        RuntimeError,
+        lzma.LZMAError,
+    ) as error:
         raise InputError("a zip file that is damaged or cut short", "fetch it again") from error
     if len(content) > MAX_NPY:
         raise InputError(f"an array of more than {MAX_NPY >> 20} MiB: refused")
@@ -161,6 +187,8 @@ def _from_torch(value: Any, storages: Storages) -> Array:
     if not pictures:
         raise InputError("a checkpoint, not a latent", "a generator is given as --model")
     rows = [tensor(one, storages) for one in pictures]
-    if any(row.ndim not in (1, 2) or row.shape != rows[0].shape for row in rows):
+    if any(row.ndim not in (1, 2) or row.shape != rows[0].shape or row.dtype != rows[0].dtype for row in rows):
         raise InputError("holds latents of several shapes", KINDS)
+    if sum(row.nbytes for row in rows) > MAX_NPY:
+        raise InputError(f"latents of more than {MAX_NPY >> 20} MiB: refused")
     return np.stack([row.reshape(-1, row.shape[-1]) for row in rows])

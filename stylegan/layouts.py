@@ -7,6 +7,7 @@ which get the 1 that its program adds. Arrays stay views of the file where they 
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,10 +17,12 @@ import numpy as np
 
 from realdrag.errors import InputError
 from realdrag.stylegan.config import GeneratorConfig, config_of, disagreement
-from realdrag.stylegan.pickles import MAX_DEPTH, NETWORK, PERSISTENT_OBJECT, Made, damaged, entries
-from realdrag.stylegan.stored import Array, Storages, tensor
+from realdrag.stylegan.pickles import MAX_DEPTH, NETWORK, PERSISTENT_OBJECT, Made, damaged, entries, shown
+from realdrag.stylegan.stored import Array, Storages, is_fractions, no_storages, single, tensor
 
+MAX_MODULES = 1000  # that of FFHQ at 1024 px has 90
 MEAN_OF = 10_000  # samples whose mean w stands in for a missing w_avg, as the published projector takes it
+SPARE = 1 << 18  # values that a file may do without: noise maps and vectors of small generators
 ONLY = "only StyleGAN2 generators are read"
 
 Tensors = dict[str, Array]
@@ -46,14 +49,13 @@ def checkpoint(
     lr_multiplier: float = 0.01,
     notes: tuple[str, ...] = (),
 ) -> Checkpoint:
-    """`tensors` under published names, complete and of shapes that fit each other, as float32.
+    """`tensors` under published names, of shapes that fit each other; `completed` adds what may be missing.
 
-    Noise maps that a layer does without are zeros; a missing w_avg is the mean of samples. InputError else.
+    Raises InputError for what is no StyleGAN2 generator.
     """
     for name, array in tensors.items():
-        if array.dtype.kind != "f":
-            raise damaged(f"{name} holds no fractions")
-    tensors = {name: np.asarray(array, "<f4") for name, array in tensors.items()}
+        if not is_fractions(array):
+            raise damaged(f"{shown(name)} holds no fractions")
     try:
         shapes = {name: array.shape for name, array in tensors.items()}
         config = config_of(shapes, conv_clamp=conv_clamp, lr_multiplier=lr_multiplier)
@@ -65,16 +67,28 @@ def checkpoint(
         raise InputError(f"not a StyleGAN2 generator that we know: {fault}", ONLY)
     if config.img_channels != 3:
         raise InputError(f"a generator of pictures with {config.img_channels} channels, not 3", "it cannot be used")
-    told = list(notes)
+    return Checkpoint(format, config, tensors, notes)
+
+
+def completed(found: Checkpoint, file_size: int) -> Checkpoint:
+    """All tensors as float32: noise maps that a layer does without are zeros, a missing w_avg is the mean of samples.
+
+    file_size: in bytes; InputError where the tensors, which may share what is stored, are out of all proportion to it.
+    """
+    want, tensors, told = found.config.shapes(), dict(found.tensors), list(found.notes)
+    values = sum(math.prod(shape) for shape in want.values())
+    if values > file_size + SPARE:  # the shortest format has two bytes for each
+        raise InputError(f"its tensors have {values:,} values and the file does not hold them: refused")
     missing = {name.rpartition(".")[2] for name in want.keys() - tensors.keys()}
     if "noise_const" in missing:
         told.append("no noise maps: pictures are made without noise")
+    tensors = {name: single(array) for name, array in tensors.items()}
     for name in want.keys() - tensors.keys() - {"mapping.w_avg"}:
         tensors[name] = _filter() if name.endswith("resample_filter") else np.zeros(want[name], np.float32)
     if "w_avg" in missing:
-        tensors["mapping.w_avg"] = mean_w(tensors, config)
+        tensors["mapping.w_avg"] = mean_w(tensors, found.config)
         told.append(f"no mean latent: the mean of {MEAN_OF:,} samples stands in")
-    return Checkpoint(format, config, {name: tensors[name] for name in want}, tuple(told))
+    return Checkpoint(found.format, found.config, {name: tensors[name] for name in want}, tuple(told))
 
 
 def _can_stand_in(name: str, shapes: Mapping[str, tuple[int, ...]]) -> bool:
@@ -116,7 +130,7 @@ def is_module(value: Any) -> bool:
 
 def module_class(value: Made) -> str:
     """The name of its class: "Generator", "Discriminator", …"""
-    return str((_meta(value)).get("class_name", ""))[:40]
+    return shown(_meta(value).get("class_name", ""))
 
 
 def _meta(value: Made) -> dict[Any, Any]:
@@ -132,10 +146,11 @@ def from_module(value: Made, storages: Storages, notes: tuple[str, ...] = ()) ->
         raise InputError("a StyleGAN3 generator: only StyleGAN2 is supported")
     for name, state in attributes.items():
         activation = state.get("activation", "lrelu")
-        if activation != "lrelu" and not (activation == "linear" and name.endswith((".affine", ".embed"))):
-            raise InputError(f"{name} has the activation {str(activation)[:20]!r}, not lrelu", ONLY)
-        if state.get("architecture", "skip") != "skip":
-            raise InputError(f"its architecture is {str(state['architecture'])[:20]!r}, not skip", ONLY)
+        linear = isinstance(activation, str) and activation == "linear" and name.endswith((".affine", ".embed"))
+        if not linear and shown(activation) != "lrelu":
+            raise InputError(f"{name[:80]} has the activation {shown(activation)!r}, not lrelu", ONLY)
+        if shown(state.get("architecture", "skip")) != "skip":
+            raise InputError(f"its architecture is {shown(state['architecture'])!r}, not skip", ONLY)
     conv, dense = (attributes.get(name, {}) for name in ("synthesis.b4.conv1", "mapping.fc0"))
     return checkpoint(
         "nvidia",
@@ -150,26 +165,36 @@ def _flattened(root: Made, storages: Storages) -> tuple[Tensors, dict[str, dict[
     """Name → tensor, and name → plain attributes, of a module and those within it."""
     tensors: Tensors = {}
     attributes: dict[str, dict[Any, Any]] = {}
+    seen: set[int] = set()
     waiting: list[tuple[tuple[str, ...], Any]] = [((), root)]
     while waiting:
         path, module = waiting.pop()
         state = entries(_meta(module).get("state")) if is_module(module) else None
-        if state is None or len(path) > MAX_DEPTH or len(attributes) > 10_000:
+        # No honest network holds a module twice; one that does could have more paths than there is time for.
+        if state is None or id(state) in seen or len(path) > MAX_DEPTH or len(seen) > MAX_MODULES:
             raise damaged(f"the network within {'.'.join(path)[:60] or 'it'} cannot be read")
+        seen.add(id(state))
         attributes[".".join(path)] = state
         for kind in ("_parameters", "_buffers"):
             for name, value in (entries(state.get(kind)) or {}).items():
                 if value is not None:
-                    tensors[".".join((*path, str(name)))] = tensor(value, storages)
-        waiting += [((*path, str(name)), inner) for name, inner in (entries(state.get("_modules")) or {}).items()]
+                    tensors[".".join((*path, _part(name)))] = tensor(value, storages)
+        waiting += [((*path, _part(name)), inner) for name, inner in (entries(state.get("_modules")) or {}).items()]
     return tensors, attributes
+
+
+def _part(name: Any) -> str:
+    """One part of a dotted name."""
+    if not (isinstance(name, str) and name.isidentifier() and len(name) <= 40):
+        raise damaged("a layer with an impossible name")
+    return name
 
 
 def _number(value: Any, default: float | None) -> float | None:
     """A Python or numpy number of a module's attributes, a positive one."""
     if value is None:
         return default
-    if isinstance(value, Made) and (scalar := tensor(value, lambda _: np.empty(0))).shape == ():
+    if isinstance(value, Made) and (scalar := tensor(value, no_storages)).shape == ():
         value = scalar.item()
     if type(value) not in (int, float) or not 0 < value < 1e6:
         raise damaged("a setting of a layer is no number")
@@ -195,8 +220,8 @@ def from_network(value: Made) -> Checkpoint:
     if any("StyleMod" in name for name in synthesis):
         raise InputError("a StyleGAN generator of the first version: only StyleGAN2 is supported")
     for name, wanted in (("architecture", "skip"), ("nonlinearity", "lrelu"), ("mapping_nonlinearity", "lrelu")):
-        if settings.get(name, wanted) != wanted:
-            raise InputError(f"its {name} is {str(settings[name])[:20]!r}, not {wanted}", ONLY)
+        if shown(settings.get(name, wanted)) != wanted:
+            raise InputError(f"its {name} is {shown(settings[name])!r}, not {wanted}", ONLY)
     tensors: Tensors = {}
     for name, array in _variables(components["mapping"]).items():
         _put(tensors, name, array, _TF_MAPPING)
@@ -205,8 +230,8 @@ def from_network(value: Made) -> Checkpoint:
     mean = _variables(value).get("dlatent_avg")
     if mean is not None:
         tensors["mapping.w_avg"] = mean
-    taps = settings.get("resample_kernel") or [1, 3, 3, 1]
-    if taps != [1, 3, 3, 1]:
+    taps = settings.get("resample_kernel")
+    if taps is not None and not (isinstance(taps, list) and taps[:5] == [1, 3, 3, 1]):
         raise InputError("its low-pass filter is not [1, 3, 3, 1]", ONLY)
     return checkpoint(
         "tensorflow",
@@ -225,7 +250,7 @@ def _variables(network: Any) -> Tensors:
     for pair in pairs:
         if not (isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], str)):
             raise damaged("a variable without a name")
-        found[pair[0]] = tensor(pair[1], lambda _: np.empty(0))
+        found[pair[0]] = tensor(pair[1], no_storages)
     return found
 
 
@@ -268,7 +293,7 @@ _TF_SYNTHESIS: _Rules = (
     (_TF_LAYER + "bias", _layer("bias"), _same),
     (_TF_LAYER + "noise_strength", _layer("noise_strength"), _same),
     (_TF_LAYER + "mod_weight", _layer("affine.weight"), lambda a: a.T),
-    (_TF_LAYER + "mod_bias", _layer("affine.bias"), lambda a: a + np.ones((), a.dtype)),
+    (_TF_LAYER + "mod_bias", _layer("affine.bias"), lambda a: single(a) + np.float32(1)),
 )
 
 
@@ -340,13 +365,17 @@ def from_rosinality(state: Mapping[Any, Any], mean: Any, storages: Storages, not
     for name, value in state.items():
         array = tensor(value, storages)
         if _FILTERS.fullmatch(str(name)):
-            if array.shape != (4, 4) or not np.abs(array / 4 - _filter()).max() <= 1e-6:
+            if (
+                array.shape != (4, 4)
+                or not is_fractions(array)
+                or not np.abs(single(array) / 4 - _filter()).max() <= 1e-6
+            ):
                 raise InputError("its low-pass filter is not [1, 3, 3, 1]", ONLY)
         else:
             _put(tensors, str(name), array, _ROSINALITY)
     if mean is not None:
         rows = tensor(mean, storages)
-        tensors["mapping.w_avg"] = rows if rows.ndim == 1 else rows.reshape(-1, rows.shape[-1])[0]
+        tensors["mapping.w_avg"] = rows[0] if rows.ndim == 2 else rows
     return checkpoint("rosinality", tensors, notes=notes)
 
 

@@ -3,7 +3,8 @@
 A pickle is a program for a small stack machine; two of its instructions name things to import and two call them. This
 machine does the others, and where a call stands it only writes down what was to be called with what (`Made`). Names are
 compared with a list: a checkpoint has no use for any other. So nothing of a file is ever imported, called or executed,
-and what comes back are plain values that can be looked through. Memory and time are bounded by the file's size.
+and what comes back are plain values that can be looked through. They may share parts and contain themselves: whoever
+looks through them counts.
 """
 
 from __future__ import annotations
@@ -81,6 +82,11 @@ class Persistent:
 def too_early() -> InputError:
     """The error for a file that promises more than it holds."""
     return InputError("the file ends too early", "it was cut short: fetch it again")
+
+
+def shown(value: Any) -> str:
+    """What stands for `value` in a message: text, cut. (To print anything else may never end.)"""
+    return value[:40] if isinstance(value, str) else type(value).__name__
 
 
 def damaged(what: str) -> InputError:

@@ -17,6 +17,7 @@ from realdrag.stylegan.config import BUFFERS, GeneratorConfig
 from realdrag.stylegan.layouts import (
     ONLY,
     Checkpoint,
+    completed,
     from_module,
     from_network,
     from_published,
@@ -28,7 +29,7 @@ from realdrag.stylegan.layouts import (
     module_class,
 )
 from realdrag.stylegan.pickles import Made, entries, unpickle
-from realdrag.stylegan.stored import LEGACY_START, ZIP_START, Storages, nested, torch_legacy, torch_zip
+from realdrag.stylegan.stored import LEGACY_START, ZIP_START, Nested, Storages, torch_legacy, torch_zip
 
 # What else people hand in, by how it begins.
 _OTHERS = (
@@ -52,11 +53,13 @@ def read_checkpoint(data: memoryview, name: str) -> Checkpoint:
     """
     try:
         with np.errstate(all="ignore"):  # a file may hold any numbers
-            return _read(data)
+            return completed(_read(data), len(data))
     except InputError as error:
         # Names out of the file may hold anything.
         message = "".join(c if c.isprintable() else "?" for c in error.message)
         raise InputError(f"{name}: {message}", error.hint) from error
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+        raise InputError(f"{name}: not a sound checkpoint: {type(error).__name__}") from error
 
 
 def _read(data: memoryview) -> Checkpoint:
@@ -81,7 +84,7 @@ def _from_pickle(value: Any) -> Checkpoint:
         return from_network(value)
     if isinstance(value, (tuple, list)) and len(value) == 3 and is_network(value[2]):
         return from_network(value[2])  # G, D and Gs, the averaged one
-    return _from_networks(value, nested)
+    return _from_networks(value, Nested())
 
 
 def _from_torch(value: Any, storages: Storages) -> Checkpoint:

@@ -1,7 +1,7 @@
 """Arrays out of checkpoints: torch's zip and older containers, tensors, numpy arrays. Needs no torch.
 
-Every size is compared with what the file holds before an array is made of it, and arrays are views of the file until
-somebody copies them.
+Every size is compared with what the file holds before an array is made of it, and arrays are views of the file: nothing
+is copied or converted here.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _TYPES = {
     "FloatStorage": "<f4",
     "DoubleStorage": "<f8",
     "HalfStorage": "<f2",
-    "BFloat16Storage": "<u2",  # numpy has no such type; see `_single`
+    "BFloat16Storage": "bfloat16",
     "LongStorage": "<i8",
     "IntStorage": "<i4",
     "ShortStorage": "<i2",
@@ -41,7 +41,9 @@ _TYPES = {
 _PARAMETERS = {"torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state"}
 _NUMPY_TYPES = {"f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "b1"}
 MAX_AXES = 8
-EXPANDED = 1 << 20  # values of a tensor that repeats stored ones (`expand`)
+EXPANDED = 1 << 14  # values of a tensor that repeats stored ones (`expand`): a vector, never a kernel
+MOST = 1 << 40  # of a size or stride: what is larger is no number of a tensor
+BFLOAT16 = np.dtype([("bfloat16", "<u2")])  # numpy has no such type; `single` understands this one
 
 
 def torch_zip(data: memoryview) -> tuple[Any, Storages]:
@@ -62,12 +64,12 @@ def torch_zip(data: memoryview) -> tuple[Any, Storages]:
     if order is not None and bytes(_record(data, order)) != b"little":
         raise InputError("written on a big-endian machine: such files are not read")
 
-    def storage(key: Any, dtype: str) -> Array:
+    def storage(key: str, dtype: np.dtype[Any]) -> Array:
         info = records.get(f"{folder}data/{key}")
         if info is None:
-            raise damaged(f"the values {str(key)[:40]} of a tensor are missing")
+            raise damaged(f"the values {key[:40]} of a tensor are missing")
         record = _record(data, info)
-        return np.frombuffer(record, dtype, len(record) // np.dtype(dtype).itemsize)
+        return np.frombuffer(record, dtype, len(record) // dtype.itemsize)
 
     for info in infos:
         _record(data, info)
@@ -132,11 +134,11 @@ def torch_legacy(data: memoryview) -> tuple[Any, Storages]:
         raise damaged("the bytes are not a stored tensor")
     places = _legacy_places(data, at, keys, value)
 
-    def storage(key: Any, dtype: str) -> Array:
+    def storage(key: str, dtype: np.dtype[Any]) -> Array:
         if key not in places:
-            raise damaged(f"the values {str(key)[:40]} of a tensor are missing")
+            raise damaged(f"the values {key[:40]} of a tensor are missing")
         start, count, itemsize = places[key]
-        if itemsize != np.dtype(dtype).itemsize:
+        if itemsize != dtype.itemsize:
             raise damaged("a storage has two types")
         return np.frombuffer(data, dtype, count, start)
 
@@ -147,8 +149,8 @@ def _legacy_places(data: memoryview, at: int, keys: list[str], value: Any) -> di
     """Key → where its values begin, how many, bytes each. The sizes come from the references within `value`."""
     sizes: dict[str, int] = {}
     for reference in _references(value):
-        _, dtype, key, declared = _reference(reference)
-        sizes[key] = np.dtype(dtype).itemsize
+        dtype, key, declared = _reference(reference)
+        sizes[key] = dtype.itemsize
         if declared * sizes[key] > len(data) - at:
             raise _boasting(declared * sizes[key])
     places = {}
@@ -188,41 +190,60 @@ def _references(value: Any) -> list[Persistent]:
     return found
 
 
-def _reference(value: Any) -> tuple[str, str, str, int]:
-    """Of a reference to a storage: what, its numpy type, its key, and how many values it declares."""
+def _reference(value: Any) -> tuple[np.dtype[Any], str, int]:
+    """Of a reference to a storage: its numpy type, its key, and how many values it declares."""
     parts = value.id if isinstance(value, Persistent) else None
     if not (isinstance(parts, tuple) and len(parts) >= 5 and parts[0] == "storage"):
         raise damaged("a tensor without values")
     kind, key, count = parts[1], parts[2], parts[4]
     name = kind.path.removeprefix("torch.") if isinstance(kind, Name) else ""
-    if name not in _TYPES or not isinstance(key, str) or type(count) is not int or count < 0:
+    if name not in _TYPES or not isinstance(key, str) or type(count) is not int or not 0 <= count < MOST:
         raise damaged("a tensor without values")
-    return name, _TYPES[name], key, count
+    return BFLOAT16 if name == "BFloat16Storage" else np.dtype(_TYPES[name]), key, count
 
 
-def _referenced(value: Any, storage: Callable[[Any, str], Array]) -> Array:
+def _referenced(value: Any, storage: Callable[[str, np.dtype[Any]], Array]) -> Array:
     """The values of a storage; as many as it declares must be there."""
-    name, dtype, key, count = _reference(value)
+    dtype, key, count = _reference(value)
     values = storage(key, dtype)
     if len(values) < count:
         raise _boasting(count * values.itemsize)
-    return _single(values[:count]) if name == "BFloat16Storage" else values[:count]
+    return values[:count]
 
 
-def _single(values: Array) -> Array:
-    """bfloat16 as float32: the upper half of the same number."""
-    return (values.astype(np.uint32) << 16).view(np.float32)
+def single(values: Array) -> Array:
+    """As float32, without a copy where that is what they are. bfloat16 is the upper half of the same number."""
+    if values.dtype == BFLOAT16:
+        return (values["bfloat16"].astype(np.uint32) << 16).view(np.float32)
+    return np.asarray(values, "<f4")
 
 
-def nested(reference: Any) -> Array:
-    """The storage that a pickle carries as bytes: `torch.storage._load_from_bytes(bytes)`."""
-    if not (isinstance(reference, Made) and reference.name == "torch.storage._load_from_bytes"):
-        raise damaged("a tensor without values")
-    content = raw(reference.args[0] if reference.args else None)
-    if bytes(content[: len(LEGACY_START)]) != LEGACY_START:
-        raise damaged("the bytes of a tensor are not a stored tensor: refused")
-    value, storages = torch_legacy(content)
-    return storages(value)
+def is_fractions(values: Array) -> bool:
+    """Whether they are numbers that `single` takes."""
+    return values.dtype == BFLOAT16 or values.dtype.kind == "f"
+
+
+class Nested:
+    """The storages that a pickle carries as bytes, `torch.storage._load_from_bytes(bytes)`, each read once."""
+
+    def __init__(self) -> None:
+        self.read: dict[int, tuple[memoryview, Array]] = {}  # by identity, and the bytes held so that it stays theirs
+
+    def __call__(self, reference: Any) -> Array:
+        if not (isinstance(reference, Made) and reference.name == "torch.storage._load_from_bytes"):
+            raise damaged("a tensor without values")
+        content = raw(reference.args[0] if reference.args else None)
+        if id(content) not in self.read:
+            if bytes(content[: len(LEGACY_START)]) != LEGACY_START:
+                raise damaged("the bytes of a tensor are not a stored tensor: refused")
+            value, storages = torch_legacy(content)
+            self.read[id(content)] = content, storages(value)
+        return self.read[id(content)][1]
+
+
+def no_storages(_: Any) -> Array:
+    """For places where no tensor of torch's belongs."""
+    raise damaged("a tensor without values")
 
 
 def raw(value: Any) -> memoryview:
@@ -256,24 +277,24 @@ def tensor(value: Any, storages: Storages) -> Array:
 def _shape(value: Any) -> tuple[int, ...]:
     if isinstance(value, Made) and value.name == "torch.Size" and value.args:
         value = value.args[0]
-    if not (isinstance(value, tuple) and len(value) <= MAX_AXES and all(type(n) is int and n >= 0 for n in value)):
+    sound = isinstance(value, tuple) and len(value) <= MAX_AXES and all(type(n) is int and 0 <= n < MOST for n in value)
+    if not sound:
         raise damaged("a tensor with an impossible shape")
-    return value
+    return tuple(value)
 
 
 def strided(values: Array, offset: Any, shape: tuple[int, ...], strides: tuple[int, ...]) -> Array:
     """The view of `values` [n] that begins at `offset` and steps by `strides` (in values, not bytes)."""
-    if len(shape) != len(strides) or type(offset) is not int or offset < 0:
+    if len(shape) != len(strides) or type(offset) is not int or not 0 <= offset < MOST:
         raise damaged("a tensor with an impossible shape")
     size = math.prod(shape)
+    if not size:
+        raise damaged("an empty tensor")
     if size > max(len(values), EXPANDED):
         raise _boasting(size * values.itemsize)
-    last = offset + sum((n - 1) * step for n, step in zip(shape, strides, strict=True)) if size else 0
-    if last >= max(len(values), 1):
+    if offset + sum((n - 1) * step for n, step in zip(shape, strides, strict=True)) >= len(values):
         raise InputError("a tensor reaches outside its stored values: refused")
-    if not size:
-        return np.empty(shape, values.dtype)
-    steps = tuple(step * values.itemsize for step in strides)
+    steps = tuple(step * values.itemsize if n > 1 else 0 for n, step in zip(shape, strides, strict=True))
     return np.lib.stride_tricks.as_strided(values[offset:], shape, steps, writeable=False)
 
 
@@ -291,6 +312,8 @@ def numpy_array(value: Made) -> Array:
 
 def _values(content: Any, dtype: np.dtype[Any], count: int) -> Array:
     data = raw(content)
+    if not count:
+        raise damaged("an empty tensor")
     if len(data) != count * dtype.itemsize:
         raise _boasting(count * dtype.itemsize)
     return np.frombuffer(data, dtype)

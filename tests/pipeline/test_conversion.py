@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from checkpoint_writers import TINY, every_format, nvidia, random_arrays, rosinality
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from realdrag import conversion, weights
 from realdrag.conversion import convert, converted, file_sha256, inspect, safetensors_header
@@ -81,7 +81,7 @@ def test_a_model_is_converted_once_and_found_by_its_content(
     told = Told()
     model = weights.resolve_model(str(pickle_file), told)
     assert model.name == "mine"
-    assert model.path == own_home / "models" / "converted" / f"{file_sha256(pickle_file)}.safetensors"
+    assert model.path == own_home / "models" / "converted" / f"{file_sha256(pickle_file)}-1.safetensors"
     assert told.lines == ["mine.pkl (nvidia, 16 px) was converted, once"]
     monkeypatch.setattr(conversion, "read_file", None)  # a call would be an error
     again = weights.resolve_model(str(pickle_file.rename(tmp_path / "other name")), told)
@@ -231,3 +231,31 @@ def test_a_converted_generator_is_not_converted_again(
     done = cli("models", "convert", target, "-o", tmp_path / "b.safetensors")
     assert done.code == 2
     assert "is a safetensors file already" in done.err
+
+
+def test_a_copy_that_is_not_the_file_s_is_made_again(pickle_file: Path, tmp_path: Path) -> None:
+    copy = converted(pickle_file, Silent())
+    sound = copy.read_bytes()
+    other = tmp_path / "other.pkl"
+    other.write_bytes(nvidia(random_arrays(TINY, seed=3), TINY))
+    for wrong in (b"garbage", converted(other, Silent()).read_bytes()):
+        copy.write_bytes(wrong)
+        assert converted(pickle_file, Silent()) == copy
+        assert copy.read_bytes() == sound
+
+
+def test_a_header_that_boasts_is_refused(pickle_file: Path, tmp_path: Path, cli: Callable[..., Any]) -> None:
+    path = tmp_path / "boast.safetensors"
+    for config in ({"num_layers": 2_000_000_000}, {"img_resolution": 1 << 40}, {"z_dim": "six"}, {"channel_base": 32}):
+        convert(pickle_file, path, {})
+        header = safetensors_header(path)
+        header["config"] = json.dumps(json.loads(header["config"]) | config)
+        save_file(load_file(path), path, header)
+        assert cli("models", "inspect", path).code == 2, config
+
+
+def test_a_name_that_is_no_text_is_written_as_far_as_it_is(tmp_path: Path) -> None:
+    source = tmp_path / "b\udcffd.pkl"
+    source.write_bytes(FILES["pti"])
+    convert(source, tmp_path / "x.safetensors", {"name": source.stem})
+    assert safetensors_header(tmp_path / "x.safetensors")["name"] == "b?d"

@@ -318,3 +318,29 @@ def test_what_auto_precision_stands_for_names_the_latent(monkeypatch: pytest.Mon
     assert large.resolved_precision == "bf16"
     assert large.generator.dtype == torch.bfloat16
     assert large.latent_key(crop) == keys["bf16"]
+
+
+def test_a_stored_latent_that_fits_no_model_is_set_aside_and_made_again(astronaut: Any, quick: Path) -> None:
+    """Entries can be imported, and anybody can write a checksum."""
+    from dataclasses import replace
+
+    from realdrag.presets import load
+
+    editor = realdrag.Editor(settings=load()[1])
+    alignment = editor.align(realdrag.open(astronaut))
+    sound, _ = editor.invert(alignment)
+    key = editor.latent_key(alignment.crop)
+    nan = sound.w_plus.copy()
+    nan[0, 0] = np.nan
+    for wrong in (
+        {"w_plus": sound.w_plus[:, :8]},
+        {"w_plus": nan},
+        {"delta": {"nope": np.zeros(1, np.float16)}},
+        {"picture": sound.picture[:8]},
+        {"model_sha256": "0" * 64},
+    ):
+        editor.store.put(key, replace(sound, **wrong), {})
+        latent, found = editor.invert(alignment)
+        assert not found, wrong
+        np.testing.assert_array_equal(latent.picture, sound.picture)
+    assert editor.invert(alignment)[1]

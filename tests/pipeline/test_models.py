@@ -127,7 +127,8 @@ def test_pull_by_name(cli: Run, own_home: Path, monkeypatch: pytest.MonkeyPatch)
     assert entry is not None
     file = own_home / "models" / entry.file
     file.parent.mkdir()
-    torch.save(Generator(GeneratorConfig(**TINY)).state_dict(), file)  # type: ignore[arg-type]
+    narrow = TINY | {"img_resolution": 512, "channel_base": 512, "channel_max": 4}
+    torch.save(Generator(GeneratorConfig(**narrow)).state_dict(), file)  # type: ignore[arg-type]
     ran = cli("models", "pull", "lions-512", "--json")
     assert ran.code == 0, ran.err
     report = json.loads(ran.out)
@@ -286,3 +287,17 @@ def test_help(cli: Run) -> None:
         ran = cli("models", command, "--help")
         assert (ran.code, ran.err) == (0, "")
         assert "--json" in ran.out
+
+
+def test_what_lies_in_the_folder_breaks_no_list(own_home: Path, cli: Run) -> None:
+    folder = path_of("x").parent
+    folder.mkdir(parents=True)
+    (folder / "gone.safetensors").symlink_to(folder / "nowhere")
+    (folder / "folder.safetensors").mkdir()
+    tiny(folder / "endless.safetensors")
+    text = (folder / "endless.safetensors").read_bytes()
+    (folder / "endless.safetensors").write_bytes(text.replace(b'\\"img_resolution\\": 16', b'\\"img_resolution\\":1e9'))
+    ran = cli("models", "list")
+    assert ran.code == 0
+    assert "gone" not in ran.out
+    assert "folder.safetensors" not in ran.out

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -143,3 +144,10 @@ def test_every_field_can_be_set_from_a_file(config: Path) -> None:
     got = dataclasses.asdict(presets.load(None, config)[1])
     assert got == want
     assert all(math.isfinite(v) for t in got.values() for v in t.values() if isinstance(v, float))
+
+
+def test_a_config_that_is_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe.toml"
+    os.mkfifo(pipe)
+    with pytest.raises(InputError, match="is not a file"):
+        presets.load(None, pipe)

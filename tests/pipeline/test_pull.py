@@ -133,7 +133,7 @@ def fake_convert(source: Path, target: Path, about: Mapping[str, str]) -> Any:
     if source.read_bytes() not in (BODY, OTHER):
         raise InputError(f"{source}: is no checkpoint", "give another")
     save_file({}, target, {**about, "source_sha256": conversion.file_sha256(source)})
-    return SimpleNamespace(notes=("it lacks its noise",))
+    return SimpleNamespace(notes=("it lacks its noise",), config=SimpleNamespace(img_resolution=8))
 
 
 def header(path: Path) -> dict[str, str]:
@@ -401,6 +401,13 @@ def test_damaged_hashes_are_not_ignored(server: Server, folder: Path, damage: st
         pull(server.entry, Silent())
 
 
+def test_a_model_of_another_size_is_not_the_one_that_was_asked_for(server: Server, folder: Path) -> None:
+    with pytest.raises(WorkError, match="a generator of 8 px, but things-16 makes 16 px"):
+        pull(Entry("things-16", "things", 16, server.entry.url, 3, "CC0", "square"), Silent())
+    assert not list(folder.glob("*.safetensors"))
+    assert not (folder / "hashes.json").exists()
+
+
 PROCESS = """
 import sys
 from pathlib import Path
@@ -412,6 +419,7 @@ class Told:
     step = end = begin
 class Converted:
     notes = ()
+    class config: img_resolution = 8
 def convert(source, target, about):
     import json
     header = json.dumps({"__metadata__": about}).encode()

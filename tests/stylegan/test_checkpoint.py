@@ -22,6 +22,7 @@ from realdrag.stylegan import (
     build_encoder,
     build_generator,
     delta_between,
+    delta_fault,
     to_picture,
     with_delta,
 )
@@ -214,3 +215,26 @@ def test_a_delta_comes_back_and_the_base_stays(generator: Generator, tensors: Te
 def test_no_delta_is_the_base_itself(generator: Generator, delta: dict[str, np.ndarray] | None) -> None:
     assert with_delta(generator, delta) is generator
     assert delta_between(generator, generator) == {}
+
+
+def test_a_delta_that_cannot_be_one_of_the_generator_s_is_named(generator: Generator) -> None:
+    """Stored latents can come from elsewhere: names, shapes and numbers are looked at before any memory is taken."""
+    half = np.float16
+    left = {"synthesis.b8.conv1.weight:left": np.zeros((64, 2), half)}
+    right = {"synthesis.b8.conv1.weight:right": np.zeros((2, 576), half)}
+    assert delta_fault(generator.config, {}) == ""
+    assert delta_fault(generator.config, {"synthesis.b8.conv1.bias": np.zeros(64, half), **left, **right}) == ""
+    for delta in (
+        {"nope": np.zeros(1, half)},
+        {"mapping.w_avg": np.zeros(64, half)},
+        {"synthesis.b8.conv1.bias": np.zeros(63, half)},
+        {"synthesis.b8.conv1.bias": np.full(64, np.nan, half)},
+        left,
+        right,
+        left | {"synthesis.b8.conv1.weight:right": np.zeros((3, 576), half)},
+        {"synthesis.b8.conv1.weight:left": np.zeros((200_000, 1), half),
+         "synthesis.b8.conv1.weight:right": np.zeros((1, 200_000), half)},
+        {"synthesis.b8.conv1.bias:left": np.zeros((64, 1), half),
+         "synthesis.b8.conv1.bias:right": np.zeros((1, 1), half)},
+    ):  # fmt: skip
+        assert delta_fault(generator.config, delta)

@@ -35,6 +35,7 @@ from hypothesis import strategies as st
 
 from realdrag.errors import InputError
 from realdrag.stylegan import Checkpoint, Generator, build_generator, read_checkpoint
+from realdrag.stylegan.stored import strided
 
 Golden = dict[str, np.ndarray]
 Find = Callable[[str], Path]
@@ -371,6 +372,95 @@ def test_a_name_of_several_lines_is_shown_in_one() -> None:
 )
 def test_programs_that_make_no_sense_are_refused(program: bytes) -> None:
     assert refused(program)
+
+
+def state_with(**changes: Any) -> dict[str, torch.Tensor]:
+    """A state dict under published names, with dots for double underscores."""
+    state = {name: torch.from_numpy(array) for name, array in ARRAYS.items()}
+    return state | {name.replace("__", "."): value for name, value in changes.items()}
+
+
+def torch_tensor(storage: bytes, offset: bytes, shape: bytes, strides: bytes) -> bytes:
+    """A call that would build a tensor, with these arguments as instructions."""
+    return b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage + offset + shape + strides + b"\x89NtR"
+
+
+def module_file(attributes: bytes) -> bytes:
+    """A pickle of one of NVIDIA's modules whose description holds these pairs, as instructions."""
+    return b"\x80\x02ctorch_utils.persistence\n_reconstruct_persistent_obj\n}(" + attributes + b"u\x85R."
+
+
+def text(content: str) -> bytes:
+    return b"X" + len(content).to_bytes(4, "little") + content.encode()
+
+
+GENERATOR = text("class_name") + text("Generator")
+
+
+def test_nothing_is_read_beyond_an_empty_storage() -> None:
+    """What lies behind the file in memory is nobody's business, and may not be there."""
+    for shape in ((), (1,), (8,)):
+        with pytest.raises(InputError, match="outside"):
+            strided(np.empty(0, np.float32), 0, shape, (0,) * len(shape))
+    assert "an empty tensor" in refused(torch_file(state_with(synthesis__b8__conv0__bias=torch.zeros(0))))
+    data = bytearray(torch_file(state_with(synthesis__b8__conv0__bias=torch.zeros(0))))
+    shape = data.find(b"K\x00\x85")  # its shape (0,), made (1,)
+    assert shape > 0
+    data[shape + 1] = 1
+    assert "reaches outside" in refused(bytes(data))
+    conv_clamp = torch_tensor(b"N", b"K\x00", b")", b")")
+    state = text("state") + b"}(" + text("_modules") + b"}u"
+    state = text("state") + b"}(" + text("conv_clamp") + conv_clamp + b"u"
+    assert refused(module_file(GENERATOR + state))
+
+
+def test_shapes_beyond_reason_are_refused() -> None:
+    for shape, strides in (
+        (b"K\x00\x8a\x09" + b"\0" * 8 + b"\x01\x86", b"K\x01K\x01\x86"),
+        (b"K\x01\x85", b"\x8a\x1a" + b"\0" * 25 + b"\x01\x85"),
+    ):
+        made = torch_tensor(b"N", b"K\x00", shape, strides)
+        file = module_file(GENERATOR + text("state") + b"}(" + text("_parameters") + b"}(" + text("a") + made + b"uu")
+        assert "a tensor with" in refused(file)
+    mean = {"g_ema": rosinality_state(ARRAYS), "latent_avg": torch.tensor(1.0)}
+    assert "mapping.w_avg is [], not [5]" in refused(torch_file(mean))
+
+
+def test_small_files_take_neither_time_nor_memory() -> None:
+    """Parts that are used again and again: none is copied, converted or walked through for each use."""
+    import time
+    import tracemalloc
+
+    kernel = torch.zeros(1).expand(8, 8, 3, 3)
+    half = torch.zeros(1, dtype=torch.float16).expand(1 << 14)
+    shared = torch.zeros(1 << 18, dtype=torch.bfloat16)
+    wide = torch.zeros(1 << 17)
+    tower = {f"mapping.fc{i}.weight": wide.view(1 << 8, 1 << 9) for i in range(64)}
+    laughs = b"]"
+    laughs = b"]q\x00" + b"".join(b"](h" + bytes([i]) + b"h" + bytes([i]) + b"eq" + bytes([i + 1]) for i in range(60))
+    twice = module(ARRAYS, TINY)
+    twice.state["_modules"]["again"] = twice.state["_modules"]["mapping"]
+    with stand_ins():
+        again = pickle.dumps({"G_ema": twice}, 4)
+    files = {
+        "repeats a value": torch_file(
+            state_with(synthesis__b8__conv1__weight=kernel) | {f"x{i}": half for i in range(1000)}
+        ),
+        "shares a storage": torch_file({f"x{i}": shared for i in range(500)}),
+        "many layers of one": torch_file(state_with(**{k.replace(".", "__"): v for k, v in tower.items()})),
+        "a class of lists": module_file(text("class_name") + laughs),
+        "a module twice": again,
+        "a long name": torch_file({"q" * 1_000_000: torch.zeros(1, dtype=torch.int32), **state_with()}),
+    }
+    for name, data in files.items():
+        tracemalloc.start()
+        began = time.monotonic()
+        message = refused(data)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert time.monotonic() - began < 10, name
+        assert peak < 4 * len(data) + (8 << 20), name
+        assert len(message) < 400, name
 
 
 def test_a_network_within_itself_ends() -> None:
