@@ -102,7 +102,7 @@ class _Held:
 class Editor:
     """The four stages with one model and one set of settings; networks are loaded when first needed, once.
 
-    model: an embedded model's name, the path of a .safetensors generator, or None for the embedded default.
+    model: an embedded model's name, one of `models list`, a checkpoint's path, or None: the default.
     device: "auto", "cpu", "cuda", "mps". threads: None takes what suits the model. precision of the generator's
     convolutions: "auto", "fp32", "bf16", "fp16" (see `resolved_precision`; how far each is from fp32: `Generator`).
     store: where latents are kept; None is the user's own.

@@ -39,7 +39,7 @@ MaskOpt = Annotated[
     typer.Option("--mask", metavar="M", help="A picture of the photo's size: white may move, grey partly, black not."),
 ]
 ModelOpt = Annotated[
-    str | None, typer.Option("--model", metavar="M", help="An embedded model's name or a .safetensors generator.")
+    str | None, typer.Option("--model", metavar="M", help="A name of `models list`, or any StyleGAN2 checkpoint.")
 ]
 AlignerOpt = Annotated[
     str | None,
