@@ -137,7 +137,8 @@ def sample(
     sheets.write_sheet(sheet, output, about, texts)
     report = {"output": str(output), "model": {"name": file.name, "sha256": file.sha256}, "psi": psi, "columns": wide}
     shape = f"{wide} × {samples[-1].row + 1}"
-    line = f"{output}  {len(samples)} pictures of {file.name}, {shape}, psi {psi:g}"
+    count = "1 picture" if len(samples) == 1 else f"{len(samples)} pictures"
+    line = f"{output}  {count} of {file.name}, {shape}, psi {psi:g}"
     show(report | {"pictures": sheets.as_json(samples)}, as_json, line, *rows)
 
 

@@ -463,6 +463,26 @@ def test_small_files_take_neither_time_nor_memory() -> None:
         assert len(message) < 400, name
 
 
+def test_a_module_in_two_places_is_refused_before_its_paths_are_walked() -> None:
+    inner = Persistent("Layer")
+    for _ in range(40):  # 2⁴⁰ paths
+        outer = Persistent("Layer")
+        outer.state["_modules"] = {"a": inner, "b": inner}
+        inner = outer
+    inner.class_name = "Generator"
+    with stand_ins():
+        assert "cannot be read" in refused(pickle.dumps(inner, 4))
+
+
+def test_layers_that_share_their_values_make_no_large_model_of_a_small_file() -> None:
+    config = replace(TINY, z_dim=512, w_dim=512, num_layers=60)
+    state = {name: torch.from_numpy(array) for name, array in random_arrays(config).items()}
+    weight = state["mapping.fc0.weight"]
+    file = torch_file(state | {f"mapping.fc{i}.weight": weight for i in range(60)})
+    assert len(file) < 2 << 20
+    assert "values and the file does not hold them" in refused(file)
+
+
 def test_a_network_within_itself_ends() -> None:
     loop = Persistent("Generator")
     state = loop.state
