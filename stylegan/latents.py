@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from realdrag.errors import InputError
-from realdrag.stylegan.pickles import Made, entries
+from realdrag.stylegan.pickles import Made, entries, one_line
 from realdrag.stylegan.stored import (
     BFLOAT16,
     LEGACY_START,
@@ -60,8 +60,7 @@ def read_latents(data: memoryview, name: str) -> Array:
             raise InputError(f"holds an array of shape {_shape(found.shape)}, which no latent has", KINDS)
         return single(found) if found.dtype == BFLOAT16 else found
     except InputError as error:
-        message = "".join(c if c.isprintable() else "?" for c in error.message)
-        raise InputError(f"{name}: {message}", error.hint) from error
+        raise InputError(f"{name}: {one_line(error.message)}", error.hint) from error
     except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
         raise InputError(f"{name}: not a sound file: {type(error).__name__}") from error
 

@@ -89,6 +89,11 @@ def shown(value: Any) -> str:
     return value[:40] if isinstance(value, str) else type(value).__name__
 
 
+def one_line(message: str) -> str:
+    """A message as it can be shown: names out of a file may hold anything."""
+    return "".join(c if c.isprintable() else "?" for c in message)
+
+
 def damaged(what: str) -> InputError:
     """The error for a pickle that no program would have written."""
     return InputError(f"not a sound checkpoint: {what}")

@@ -28,7 +28,7 @@ from realdrag.stylegan.layouts import (
     is_rosinality,
     module_class,
 )
-from realdrag.stylegan.pickles import Made, entries, unpickle
+from realdrag.stylegan.pickles import Made, entries, one_line, unpickle
 from realdrag.stylegan.stored import LEGACY_START, ZIP_START, Nested, Storages, torch_legacy, torch_zip
 
 # What else people hand in, by how it begins.
@@ -55,9 +55,7 @@ def read_checkpoint(data: memoryview, name: str) -> Checkpoint:
         with np.errstate(all="ignore"):  # a file may hold any numbers
             return completed(_read(data), len(data))
     except InputError as error:
-        # Names out of the file may hold anything.
-        message = "".join(c if c.isprintable() else "?" for c in error.message)
-        raise InputError(f"{name}: {message}", error.hint) from error
+        raise InputError(f"{name}: {one_line(error.message)}", error.hint) from error
     except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
         raise InputError(f"{name}: not a sound checkpoint: {type(error).__name__}") from error
 
