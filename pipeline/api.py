@@ -7,7 +7,6 @@ realdrag.edit("me.jpg", "smile.jpg", [((230, 180), (226, 174))], mask="mouth.png
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -293,12 +292,12 @@ class Editor:
 
     def latent_fault(self, latent: Latent) -> str:
         """Why `latent` cannot be one of this model's, in words; "" where it can."""
-        from realdrag.conversion import safetensors_header
-        from realdrag.stylegan import GeneratorConfig, delta_fault
+        from realdrag.stylegan import delta_fault
+        from realdrag.weights import model_config
 
         if latent.model_sha256 != self.model.sha256:
             return "it is another model's"
-        config = GeneratorConfig(**json.loads(safetensors_header(self.model.path)["config"]))
+        config = model_config(self.model)
         side = config.img_resolution
         if latent.w_plus.shape != (config.num_ws, config.w_dim) or not np.isfinite(latent.w_plus).all():
             return "w_plus does not fit the model"

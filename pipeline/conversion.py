@@ -43,6 +43,17 @@ def file_sha256(path: Path) -> str:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
+def mapped(path: Path) -> memoryview:
+    """The content of a file, mapped and not copied. InputError when it is none or cannot be read."""
+    check_file(path)
+    try:
+        with path.open("rb") as file:
+            whole = file.seek(0, 2) and mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
+    return memoryview(whole or b"")  # what is empty cannot be mapped
+
+
 def read_file(path: Path) -> Checkpoint:
     """The generator in a checkpoint of any published format; its arrays are views of the file.
 
@@ -50,14 +61,7 @@ def read_file(path: Path) -> Checkpoint:
     """
     from realdrag.stylegan import read_checkpoint
 
-    check_file(path)
-    try:
-        with path.open("rb") as file:
-            whole = file.seek(0, 2) and mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            data = memoryview(whole or b"")  # what is empty cannot be mapped
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
-    return read_checkpoint(data, str(path))
+    return read_checkpoint(mapped(path), str(path))
 
 
 def check_target(target: Path, source: Path, aligner: str) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import mmap
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from realdrag.conversion import check_file, is_safetensors, safetensors_header
+from realdrag.conversion import check_file, is_safetensors, mapped
 from realdrag.errors import InputError, WorkError
 from realdrag.store import DamagedError, Store, read_entry, read_header, what_matters
 from realdrag.values import Alignment, Latent
@@ -262,17 +261,10 @@ def import_entry(store: Store, file: Path) -> Imported:
 
 def read_foreign(editor: Editor, file: Path, index: int | None) -> npt.NDArray[np.float32]:
     """Another program's latent as the editor's model takes it, [num_ws, w_dim]. Needs no torch. Raises InputError."""
-    from realdrag.stylegan import GeneratorConfig
     from realdrag.stylegan.latents import fitted, read_latents
+    from realdrag.weights import model_config
 
-    check_file(file)
-    try:
-        with file.open("rb") as opened:
-            whole = opened.seek(0, 2) and mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
-    except OSError as error:
-        raise InputError(f"{file} cannot be read: {error.strerror or error}") from error
-    found = read_latents(memoryview(whole or b""), str(file))
-    config = GeneratorConfig(**json.loads(safetensors_header(editor.model.path)["config"]))
+    found, config = read_latents(mapped(file), str(file)), model_config(editor.model)
     return fitted(found, config.num_ws, config.w_dim, index, str(file))
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from realdrag.align.landmarks import LandmarkNet
     from realdrag.inversion import Perceptual
-    from realdrag.stylegan import Encoder, Generator
+    from realdrag.stylegan import Encoder, Generator, GeneratorConfig
 
 __all__ = [
     "BACKBONES",
@@ -43,6 +43,7 @@ __all__ = [
     "load_landmarks",
     "load_perceptual",
     "loss_identity",
+    "model_config",
     "model_resolution",
     "present",
     "resolve_model",
@@ -130,6 +131,16 @@ def _no_model(name: str, embedded: dict[str, Path]) -> InputError:
         return InputError(f"there is no model file {name}", known)
     near = nearest(name, [*embedded, *library.own_models(), *(entry.name for entry in CATALOGUE)])
     return InputError(f"there is no model {name!r}", f"{near}, or give the path of a checkpoint")
+
+
+def model_config(model: ModelFile) -> GeneratorConfig:
+    """The generator's sizes, from the file's header; needs no torch."""
+    from realdrag.stylegan import GeneratorConfig
+
+    try:
+        return GeneratorConfig(**json.loads(safetensors_header(model.path)["config"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{model.path}: not a realdrag generator: its header has no sizes") from error
 
 
 def model_resolution(model: ModelFile) -> int:
