@@ -1,6 +1,6 @@
 """Likeness against seconds: our presets beside the published projector and pivotal tuning, same generator, one run.
 
-    python benchmarks/inversion.py FOLDER [--count 24] [--ways projector,pti,…] [--results FILE] [--plot FILE]
+    python benchmarks/inversion.py FOLDER [--count 24] [--ways 'projector;pti;…'] [--results FILE] [--plot FILE]
 
 FOLDER holds FFHQ-aligned faces (squares) that the model was not trained on. The references are written here in the
 published manner and with its constants, the perceptual network aside, which is the same LPIPS for all. Each row of the
@@ -32,7 +32,16 @@ from realdrag.stylegan import to_picture, to_tensor
 from realdrag.weights import load_encoder, load_perceptual
 
 REFERENCES = ("projector", "pti", "pti-long")
-WAYS = (*REFERENCES, "fast", "balanced", "quality", "balanced:tune=lowrank", "balanced:tune=none")
+WAYS = (
+    *REFERENCES,
+    "fast",
+    "balanced",
+    "quality",
+    "paper",
+    "balanced:tune=full",
+    "balanced:tune=none",
+    "balanced:start=mean",
+)
 
 
 def project(generator, target, lpips, *, steps, lr, samples):  # type: ignore[no-untyped-def]
@@ -107,11 +116,11 @@ def settings_of(way):  # type: ignore[no-untyped-def]
     return replace(base, **{key: type(getattr(base, key))(value) for key, value in given.items()})
 
 
-def run(way, crop, generator, encoder, lpips, model_sha256):  # type: ignore[no-untyped-def]
+def run(way, crop, generator, encoder, lpips, spread):  # type: ignore[no-untyped-def]
     """The picture [r, r, 3] that this way ends with."""
     if way not in REFERENCES:
-        done = invert(crop, generator, encoder, lpips, settings_of(way), model_sha256=model_sha256, progress=Silent())
-        return done.picture
+        settings = settings_of(way)
+        return invert(crop, generator, encoder, lpips, spread, settings, model_sha256="", progress=Silent()).picture
     target = to_tensor(np.ascontiguousarray(resize(crop, generator.config.img_resolution)))
     if way == "projector":
         w = project(generator, target, lpips, steps=1000, lr=0.1, samples=10_000)
@@ -126,7 +135,7 @@ def main() -> None:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("folder", type=Path)
     p.add_argument("--count", type=int, default=24)
-    p.add_argument("--ways", default=",".join(WAYS), help="several, with ; between those that have settings")
+    p.add_argument("--ways", default=";".join(WAYS), help="with ; between")
     p.add_argument("--loss", default="alex", help="vgg, alex or squeeze: guides all, and judges")
     p.add_argument("--results", type=Path, default=Path("inversion.jsonl"))
     p.add_argument("--plot", type=Path)
@@ -138,7 +147,7 @@ def main() -> None:
     lpips = load_perceptual(args.loss, torch.device("cpu"))
     done = [json.loads(line) for line in args.results.read_text().splitlines()] if args.results.exists() else []
     known = {(row["way"], row["face"]) for row in done}
-    ways = args.ways.split(";") if ";" in args.ways else args.ways.split(",") if ":" not in args.ways else list(WAYS)
+    ways = args.ways.split(";")
     faces = sorted(f for f in args.folder.iterdir() if f.suffix in (".png", ".jpg"))[: args.count]
     for face in faces:
         crop = editor.align(realdrag.open(face), whole=True).crop
@@ -148,7 +157,7 @@ def main() -> None:
                 continue
             torch.manual_seed(0)
             began = time.perf_counter()
-            picture = run(way, crop, generator, encoder, lpips, editor.model.sha256)
+            picture = run(way, crop, generator, encoder, lpips, editor.spread)
             seconds = time.perf_counter() - began
             row = {"way": way, "face": face.name, "seconds": seconds, **measure(picture, small, lpips)}
             done.append(row)

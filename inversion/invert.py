@@ -1,13 +1,11 @@
 """A crop into the generator's latent space: W, then W+, then the generator itself around the pivot.
 
 Projection after Karras et al. 2020 (appendix D), pivotal tuning after Roich et al. 2021 ("PTI"). The noise maps stay
-the model's own throughout: the published projectors optimise them on a copy and drop it, and so show another picture
-than the one they optimised.
+the model's own, or are optimised and kept: the published projectors optimise them on a copy and drop it, and so show
+another picture than the one they optimised.
 """
 
 from __future__ import annotations
-
-from collections.abc import Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +14,9 @@ from torch import Tensor
 
 from realdrag.geometry import resize
 from realdrag.inversion.losses import Lpips, Perceptual, pixel_distance
-from realdrag.inversion.optimise import Checkpoint, Phases
+from realdrag.inversion.noise import FreeNoise
+from realdrag.inversion.optimise import Checkpoint, Phase, Phases
+from realdrag.inversion.spread import Spread
 from realdrag.inversion.tuning import tune
 from realdrag.progress import Progress
 from realdrag.settings import InversionSettings
@@ -29,6 +29,7 @@ def invert(
     generator: Generator,
     encoder: Encoder | None,
     perceptual: Perceptual,
+    spread: Spread,
     settings: InversionSettings,
     *,
     model_sha256: str,
@@ -43,43 +44,72 @@ def invert(
     small = np.ascontiguousarray(resize(crop, generator.config.img_resolution))
     target = to_tensor(small).to(device)
     distance = perceptual.to(target)
-    phases = Phases(checkpoint, progress)
+    encoder = encoder if settings.start == "auto" else None
+    plan = {"w": settings.steps_w if encoder is not None else settings.steps_w_from_mean}
+    plan |= {"w+": settings.steps_w_plus} if settings.space == "w+" else {}
+    plan |= {"tune": settings.tune_steps} if settings.tune != "none" else {}
+    phases = Phases(checkpoint, progress, plan)
+    noise = FreeNoise(generator) if settings.noise == "optimised" else None
+    scene = generator if noise is None else noise.generator
+    maps, after = ({}, nothing) if noise is None else (noise.maps, noise.normalise)
 
-    def loss(picture: Tensor) -> Tensor:
-        return distance(picture) + settings.pixel_weight * pixel_distance(picture, target)
+    def likeness(picture: Tensor, pixel_weight: float) -> dict[str, Tensor]:
+        terms = {"perceptual": distance(picture)}
+        return terms | ({"pixels": pixel_weight * pixel_distance(picture, target)} if pixel_weight else {})
+
+    def projected(w_plus: Tensor) -> dict[str, Tensor]:
+        terms = likeness(scene.synthesize(w_plus), settings.pixel_weight)
+        if settings.prior_weight:
+            terms["prior"] = settings.prior_weight * spread.strangeness(w_plus).mean()
+        return terms | ({} if noise is None else {"noise": noise.irregularity()})
 
     start = starting_point(generator, encoder, target, settings.space)
     common = torch.zeros_like(start[:, :1]).requires_grad_()
     phases.run(
-        "w",
-        {"offset": common},
-        lambda: loss(generator.synthesize(start + common)),
-        lr=settings.lr,
-        steps=settings.steps_w if encoder is not None else settings.steps_w_from_mean,
+        Phase("w", {"offset": common, **maps}, settings.lr, plan["w"], settings.warm_up, plateau=settings.plateau),
+        lambda step: projected(start + common + wandering(settings.explore * spread.deviation, step, plan["w"], start)),
+        after,
     )
     pivot = (start + common).detach()
+    with torch.no_grad():
+        nearest = float(distance(scene.synthesize(pivot)))
     if settings.space == "w+":
-        anchor, free = pivot, pivot.clone().requires_grad_()
+        free = pivot.clone().requires_grad_()
         phases.run(
-            "w+",
-            {"w_plus": free},
-            lambda: loss(generator.synthesize(free)) + settings.prior_weight * (free - anchor).square().mean(),
-            lr=settings.lr,
-            steps=settings.steps_w_plus,
+            Phase("w+", {"w_plus": free, **maps}, settings.lr, plan["w+"], settings.warm_up, plateau=settings.plateau),
+            lambda step: projected(free),
+            after,
         )
         pivot = free.detach()
-    delta = tune(generator, pivot, loss, settings, phases)
+    for one in maps.values():
+        one.requires_grad_(False)
+    delta = tune(scene, pivot, lambda x: likeness(x, settings.tune_pixel_weight), perceptual, settings, phases)
+    delta |= {} if noise is None else noise.delta()
     with torch.no_grad():
         # Rendered with the delta as it is kept (fp16), so that every later load shows these bytes.
         picture = to_picture(with_delta(generator, delta).synthesize(pivot))
     return Latent(
         w_plus=pivot[0].cpu().numpy(),
-        delta=delta,
+        delta=delta or None,
         picture=picture,
         model_sha256=model_sha256,
         loss=perceptual.name,
-        metrics=measure(picture, small, perceptual),
+        metrics=measure(picture, small, perceptual)
+        | {"domain": round(nearest / max(spread.strangers(perceptual), 1e-6), 2)},
+        curves=phases.curves,
     )
+
+
+def nothing() -> None: ...
+
+
+def wandering(size: float, step: int, steps: int, like: Tensor) -> Tensor:
+    """The noise [1, 1, w_dim] that the published projector adds to w, less and less over three quarters of its steps.
+
+    size: its standard deviation at first. The same for the same step.
+    """
+    now = size * max(0.0, 1 - step / steps / 0.75) ** 2
+    return now * torch.randn(1, 1, like.shape[-1], generator=torch.Generator().manual_seed(step)).to(like)
 
 
 def starting_point(generator: Generator, encoder: Encoder | None, target: Tensor, space: str) -> Tensor:
@@ -95,7 +125,7 @@ def starting_point(generator: Generator, encoder: Encoder | None, target: Tensor
 
 def measure(
     picture: npt.NDArray[np.uint8], target: npt.NDArray[np.uint8], perceptual: Perceptual
-) -> Mapping[str, float | None]:
+) -> dict[str, float | None]:
     """LPIPS (None without a backbone), PSNR in dB and SSIM of two [r, r, 3] uint8 pictures."""
     from skimage.metrics import structural_similarity  # a third of a second to import
 

@@ -1,9 +1,11 @@
-"""Adam with a falling end, resumable to the same bytes: one piece for projection and tuning."""
+"""Adam with the published projector's rates, resumable to the same bytes: one piece for projection and tuning."""
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -11,8 +13,12 @@ from torch import Tensor
 
 from realdrag.progress import Progress, stretch
 
-SAVE_EVERY = 5.0  # seconds: what an interruption may cost
-SAVE_SHARE = 0.05  # at most this share of the time goes into saving
+SAVE_EVERY = 5.0  # seconds: the most work that an interruption may cost
+FALL = 0.25  # the share of a phase in which the rate falls (Karras et al. 2020, appendix D)
+WINDOW = 15  # steps: a plateau is seen by comparing the last ones with as many before them
+TUNING_COST = 1.4  # of a step in W: weights with gradients cost a third pass (measured 1.4 with the loss's own time)
+
+Terms = Mapping[str, Tensor]  # of a loss: name → scalar; their sum is minimised, the first one is the perceptual loss
 
 
 class Checkpoint(Protocol):
@@ -25,91 +31,159 @@ class Checkpoint(Protocol):
         """Replace what was saved, atomically."""
 
 
+@dataclass(eq=False)
+class Phase:
+    """One optimisation: what is free, how long it may take, and where it is.
+
+    lr: the highest rate. warm_up: the share of the steps in which it rises to that. stop: ends when the perceptual loss
+    is at most this. plateau: the rate begins to fall early when WINDOW steps lower the loss by less than this share; 0
+    never.
+    """
+
+    name: str
+    parameters: Mapping[str, Tensor]
+    lr: float
+    steps: int
+    warm_up: float
+    stop: float = 0.0
+    plateau: float = 0.0
+    done: int = field(default=0, init=False)
+    end: int = field(init=False)  # the step after the last, once a plateau has been seen less than `steps`
+    curves: dict[str, list[float]] = field(default_factory=dict, init=False)  # term → value at each step done
+
+    def __post_init__(self) -> None:
+        self.end = self.steps
+        self.optimizer = torch.optim.Adam(list(self.parameters.values()), lr=self.lr, betas=(0.9, 0.999))
+
+    def rate(self) -> float:
+        """That of the step to come: up along a line, and down to zero along half a cosine."""
+        up = (self.done + 1) / max(self.warm_up * self.steps, 1)
+        left = min(1.0, (self.end - self.done) / (FALL * self.steps))
+        return self.lr * min(1.0, up) * (0.5 - 0.5 * math.cos(math.pi * left))
+
+    def counted(self, values: Mapping[str, float]) -> None:
+        """A step was taken where the loss had these values."""
+        for term, value in values.items():
+            self.curves.setdefault(term, []).append(value)
+        self.done += 1
+        totals = [sum(at) for at in zip(*self.curves.values(), strict=True)]
+        falling = self.end - self.done <= FALL * self.steps
+        if not falling and self.done >= 2 * WINDOW:
+            now, before = sum(totals[-WINDOW:]), sum(totals[-2 * WINDOW : -WINDOW])
+            if now > (1 - self.plateau) * before and self.plateau:
+                self.end = self.done + math.ceil(FALL * self.steps)
+
+    def state(self) -> dict[str, Tensor]:
+        """What a checkpoint needs to go on, under names that begin with that of the phase."""
+        kept = {f"{self.name}/step": torch.tensor([self.done, self.end])}
+        kept |= {f"{self.name}/curve/{term}": torch.tensor(curve) for term, curve in self.curves.items()}
+        for key, parameter in self.parameters.items():
+            kept[f"{self.name}/{key}"] = parameter.detach().clone()
+            if moments := self.optimizer.state.get(parameter):
+                kept[f"{self.name}/{key}/m"] = moments["exp_avg"].clone()
+                kept[f"{self.name}/{key}/v"] = moments["exp_avg_sq"].clone()
+        return kept
+
+    def restore(self, kept: Mapping[str, Tensor]) -> None:
+        """Go on from `state()`, if there is one of this phase in `kept`."""
+        if f"{self.name}/step" not in kept:
+            return
+        self.done, self.end = (int(n) for n in kept[f"{self.name}/step"])
+        prefix = f"{self.name}/curve/"
+        self.curves = {k.removeprefix(prefix): v.tolist() for k, v in kept.items() if k.startswith(prefix)}
+        for key, parameter in self.parameters.items():
+            parameter.data.copy_(kept[f"{self.name}/{key}"])
+            if f"{self.name}/{key}/m" in kept:
+                self.optimizer.state[parameter] = {
+                    "step": torch.tensor(float(self.done)),
+                    "exp_avg": kept[f"{self.name}/{key}/m"].to(parameter),
+                    "exp_avg_sq": kept[f"{self.name}/{key}/v"].to(parameter),
+                }
+
+
 class Phases:
-    """Runs one optimisation after another and keeps, in one checkpoint, what is needed to go on."""
+    """Runs one optimisation after another and keeps, in one checkpoint, what is needed to go on.
 
-    def __init__(self, checkpoint: Checkpoint | None, progress: Progress) -> None:
-        self.checkpoint, self.progress = checkpoint, progress
+    plan: the steps of all phases to come; the user is told how long they will take here once a few have been taken.
+    """
+
+    def __init__(self, checkpoint: Checkpoint | None, progress: Progress, plan: Mapping[str, int]) -> None:
+        self.checkpoint, self.progress, self.plan = checkpoint, progress, plan
         self.kept: dict[str, Tensor] = (checkpoint.load() or {}) if checkpoint else {}
-        self.saved_at, self.pause = time.monotonic(), SAVE_EVERY
+        self.curves: dict[str, dict[str, list[float]]] = {}  # of finished phases
+        self.saved_at = time.monotonic()
+        self.told = False
 
-    def run(
-        self,
-        name: str,
-        parameters: Mapping[str, Tensor],
-        loss: Callable[[], Tensor],
-        *,
-        lr: float,
-        steps: int,
-    ) -> None:
-        """Minimise `loss` over `parameters` (changed in place); at most one call a `name`.
+    def run(self, phase: Phase, loss: Callable[[int], Terms], after: Callable[[], None] = lambda: None) -> None:
+        """Minimise `loss`, which is told the step, over the phase's parameters (changed in place).
 
-        The rate falls to zero linearly over the last quarter. Resumed from the checkpoint if it has this phase.
+        after: called after each step. Resumed from the checkpoint if it has this phase. At most one call a name.
         """
-        optimizer = torch.optim.Adam(list(parameters.values()), lr=lr, betas=(0.9, 0.999))
-        done = self._restore(name, parameters, optimizer)
-        if done < steps:
-            self._minimise(name, parameters, loss, optimizer, done, steps)
-        self.kept |= {f"{name}/{k}": v.detach().clone() for k, v in parameters.items()}
-        self.kept[f"{name}/step"] = torch.tensor(steps)
+        phase.restore(self.kept)
+        if phase.done < phase.end:
+            self._minimise(phase, loss, after)
+        self.curves[phase.name] = phase.curves
+        self.kept |= {name: value for name, value in phase.state().items() if not name.endswith(("/m", "/v"))}
+        for name in [f"{phase.name}/{key}/{moment}" for key in phase.parameters for moment in "mv"]:
+            self.kept.pop(name, None)
 
-    def _minimise(
-        self,
-        name: str,
-        parameters: Mapping[str, Tensor],
-        loss: Callable[[], Tensor],
-        optimizer: torch.optim.Adam,
-        done: int,
-        steps: int,
-    ) -> None:
-        """Steps `done` … `steps` − 1."""
-        free, lr = list(parameters.values()), optimizer.param_groups[0]["lr"]
+    def _minimise(self, phase: Phase, loss: Callable[[int], Terms], after: Callable[[], None]) -> None:
+        free, warm = list(phase.parameters.values()), phase.done + 1  # the first step takes longer than the others
         whole = True  # parameters, moments and step number belong together
-        with stretch(self.progress, name, steps) as progress:
+        with stretch(self.progress, phase.name, phase.steps) as progress:
             try:
-                for step in range(done, steps):
-                    optimizer.param_groups[0]["lr"] = lr * min(1.0, (steps - step) / (steps / 4))
-                    value = loss()
-                    for parameter, gradient in zip(free, torch.autograd.grad(value, free), strict=True):
+                while phase.done < phase.end:
+                    phase.optimizer.param_groups[0]["lr"] = phase.rate()
+                    terms = loss(phase.done)
+                    values = {term: float(value.detach()) for term, value in terms.items()}
+                    if next(iter(values.values())) <= phase.stop:
+                        phase.end = phase.done
+                        break
+                    total = torch.stack(list(terms.values())).sum()
+                    for parameter, gradient in zip(free, torch.autograd.grad(total, free), strict=True):
                         parameter.grad = gradient
                     whole = False
-                    optimizer.step()
-                    done, whole = step + 1, True
-                    progress.step(done, f"loss {value.item():.3f}")
-                    if time.monotonic() - self.saved_at > self.pause:
-                        self._save(name, parameters, optimizer, done)
+                    phase.optimizer.step()
+                    after()
+                    phase.counted(values)
+                    whole = True
+                    progress.step(phase.done, f"loss {sum(values.values()):.3f}")
+                    now = time.monotonic()
+                    if phase.done == warm:
+                        started = now
+                    each = (now - started) / max(phase.done - warm, 1)
+                    if phase.done == warm + 3:
+                        self._tell(phase, each)
+                    if now - self.saved_at + each > SAVE_EVERY:
+                        self._save(phase)
             except KeyboardInterrupt:
                 if whole:
-                    self._save(name, parameters, optimizer, done)
+                    self._save(phase)
                 raise
         for parameter in free:
             parameter.grad = None
 
-    def _restore(self, name: str, parameters: Mapping[str, Tensor], optimizer: torch.optim.Adam) -> int:
-        if f"{name}/step" not in self.kept:
-            return 0
-        step = self.kept[f"{name}/step"]
-        for key, parameter in parameters.items():
-            parameter.data.copy_(self.kept[f"{name}/{key}"])
-            if f"{name}/{key}/m" in self.kept:
-                optimizer.state[parameter] = {
-                    "step": step.float(),
-                    "exp_avg": self.kept.pop(f"{name}/{key}/m").to(parameter),
-                    "exp_avg_sq": self.kept.pop(f"{name}/{key}/v").to(parameter),
-                }
-        return int(step)
-
-    def _save(self, name: str, parameters: Mapping[str, Tensor], optimizer: torch.optim.Adam, done: int) -> None:
-        if self.checkpoint is None or not (done or self.kept):
+    def _tell(self, phase: Phase, each: float) -> None:
+        """How long all will take when a step of this phase takes `each` seconds; once, and not if over at once."""
+        if self.told:
             return
-        started = time.monotonic()
-        tensors = dict(self.kept)
-        if done:
-            tensors[f"{name}/step"] = torch.tensor(done)
-        for key, parameter in parameters.items() if done else ():
-            state = optimizer.state[parameter]
-            tensors[f"{name}/{key}"] = parameter.detach()
-            tensors[f"{name}/{key}/m"], tensors[f"{name}/{key}/v"] = state["exp_avg"], state["exp_avg_sq"]
-        self.checkpoint.save(tensors)
-        self.saved_at = time.monotonic()
-        self.pause = max(SAVE_EVERY, (self.saved_at - started) / SAVE_SHARE)
+        self.told = True
+        cost = {name: TUNING_COST if name == "tune" else 1.0 for name in self.plan}
+        names = list(self.plan)
+        left = {name: self.plan[name] for name in names[names.index(phase.name) :]} | {
+            phase.name: phase.end - phase.done
+        }
+        ahead = each * sum(steps * cost[name] for name, steps in left.items()) / cost[phase.name]
+        if ahead >= 1:
+            steps = " + ".join(str(self.plan[name]) for name in left)
+            self.progress.say(f"inversion: at most {duration(ahead)} here ({steps} steps)")
+
+    def _save(self, phase: Phase) -> None:
+        if self.checkpoint is not None and (phase.done or self.kept):
+            self.checkpoint.save(self.kept | (phase.state() if phase.done else {}))
+            self.saved_at = time.monotonic()
+
+
+def duration(seconds: float) -> str:
+    """A length of time as people say it: "8 s", "3 min"."""
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"

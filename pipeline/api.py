@@ -27,6 +27,7 @@ from realdrag.values import Alignment, Drag, Edit, Latent, Photo, Result
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from realdrag.inversion import Spread
     from realdrag.store import Store
     from realdrag.stylegan import Generator
     from realdrag.weights import ModelFile
@@ -185,6 +186,15 @@ class Editor:
         return generator
 
     @cached_property
+    def spread(self) -> Spread:
+        """Where the generator's own latents lie."""
+        from realdrag.devices import threads
+        from realdrag.inversion import Spread
+
+        with threads(self._threads()):
+            return Spread(self.generator)
+
+    @cached_property
     def loss(self) -> str:
         """The perceptual loss that is really used: "vgg", "alex", "squeeze" or "embedded"."""
         from realdrag.weights import find_backbone
@@ -281,6 +291,7 @@ class Editor:
                     self.generator,
                     load_encoder(self.model, device),
                     load_perceptual(self.loss, device),
+                    self.spread,
                     self.settings.inversion,
                     model_sha256=self.model.sha256,
                     progress=self.progress,

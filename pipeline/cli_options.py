@@ -52,7 +52,7 @@ FaceOpt = Annotated[int | None, typer.Option("--face", metavar="K", help="The K-
 BoxOpt = Annotated[str | None, typer.Option("--box", metavar="X0,Y0,X1,Y1", help="Where the face, or what else, is.")]
 WholeOpt = Annotated[bool, typer.Option("--whole", help="Take the largest centred square as it is.")]
 PresetOpt = Annotated[
-    str | None, typer.Option("--preset", metavar="fast|balanced|quality", help="How much time to give likeness.")
+    str | None, typer.Option("--preset", metavar="fast|balanced|quality|paper", help="How much time to give likeness.")
 ]
 SpaceOpt = Annotated[str | None, typer.Option("--space", metavar="w|w+", help="The latent space of the inversion.")]
 PerceptualOpt = Annotated[

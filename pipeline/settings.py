@@ -28,16 +28,25 @@ class InversionSettings:
 
     space: Literal["w", "w+"] = "w+"
     perceptual: Literal["auto", "vgg", "alex", "squeeze", "embedded"] = "auto"
+    start: Literal["auto", "mean"] = "auto"
     steps_w: int = 10
     steps_w_from_mean: int = 150
     steps_w_plus: int = 40
-    lr: float = 0.03
+    lr: float = 0.1
+    warm_up: float = 0.3
+    explore: float = 0.0
+    plateau: float = 0.04
+    noise: Literal["fixed", "optimised"] = "fixed"
     pixel_weight: float = 1.0
-    prior_weight: float = 0.002
+    prior_weight: float = 0.02
     tune: Literal["none", "lowrank", "full"] = "lowrank"
-    tune_rank: int = 8
+    tune_layers: Literal["convs", "all"] = "convs"
+    tune_rank: int = 14
     tune_steps: int = 60
-    tune_lr: float = 0.006
+    tune_lr: float = 0.02
+    tune_stop: float = 0.0
+    tune_pixel_weight: float = 1.0
+    locality: float = 0.0
 
 
 @dataclass(frozen=True)

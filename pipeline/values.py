@@ -5,7 +5,7 @@ Points are float64 [n, 2], (x, y) in pixels of the photo as displayed unless a n
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal
@@ -94,11 +94,13 @@ class Alignment:
 class Latent:
     """A crop as the generator sees it.
 
-    w_plus: [num_ws, w_dim] float32. Rendered with the model's own constant noise, as it was optimised.
-    delta: parameter name → float16 difference to the base model (pivotal tuning), or None.
+    w_plus: [num_ws, w_dim] float32. Rendered with the model's own constant noise unless the delta changes it.
+    delta: name of a parameter or noise map → float16 difference to the base model (pivotal tuning), or None.
     picture: what generator and latent render, [r, r, 3] uint8.
     loss: the perceptual loss that was optimised ("lpips-vgg", "embedded", …).
     metrics: "lpips" (None without a backbone), "psnr" (dB), "ssim", all of `picture` against the crop at size r.
+    curves: phase ("w", "w+", "tune") → term of the loss ("perceptual", "pixels", …) → its value at each step; empty
+    for a latent from elsewhere.
     """
 
     w_plus: npt.NDArray[np.float32]
@@ -107,6 +109,7 @@ class Latent:
     model_sha256: str
     loss: str
     metrics: Mapping[str, float | None]
+    curves: Mapping[str, Mapping[str, Sequence[float]]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from realdrag.stylegan.checkpoint import build_encoder, build_generator, delta_between, with_delta
+    from realdrag.stylegan.checkpoint import build_encoder, build_generator, delta_between, product, with_delta
     from realdrag.stylegan.config import ENCODER_FORMAT, GENERATOR_FORMAT, LEFT, RIGHT, GeneratorConfig, delta_fault
     from realdrag.stylegan.encoder import Encoder
     from realdrag.stylegan.layouts import Checkpoint
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from realdrag.stylegan.reader import describe, read_checkpoint
 
 _WHERE = {
-    "checkpoint": ("build_encoder", "build_generator", "delta_between", "with_delta"),
+    "checkpoint": ("build_encoder", "build_generator", "delta_between", "product", "with_delta"),
     "config": ("ENCODER_FORMAT", "GENERATOR_FORMAT", "LEFT", "RIGHT", "GeneratorConfig", "delta_fault"),
     "encoder": ("Encoder",),
     "layouts": ("Checkpoint",),
@@ -42,6 +42,7 @@ __all__ = [
     "delta_between",
     "delta_fault",
     "describe",
+    "product",
     "read_checkpoint",
     "to_picture",
     "to_tensor",

@@ -84,22 +84,30 @@ def build_encoder(tensors: Mapping[str, Tensor], header: Mapping[str, str], name
 def with_delta(generator: Generator, delta: Mapping[str, npt.NDArray[np.float16]] | None) -> Generator:
     """The tuned generator: a copy of `generator` with `delta` added; the base stays.
 
-    delta: parameter name → difference, or the name with `:left` and `:right` → factors [n_out, rank] and
-    [rank, n_in · 9] whose product is the difference.
+    delta: name of a parameter or noise map → difference, or the name with `:left` and `:right` → the factors of
+    `product`.
     """
     if not delta:
         return generator
     tuned = copy.deepcopy(generator)
-    parameters = dict(tuned.named_parameters())
+    parameters = {**dict(tuned.named_parameters()), **dict(tuned.named_buffers())}
     arrays = {name: torch.from_numpy(array.astype(np.float32)) for name, array in delta.items()}
     with torch.no_grad():
         for name, array in arrays.items():
             if name.endswith(RIGHT):
                 continue
-            change = array @ arrays[name.removesuffix(LEFT) + RIGHT] if name.endswith(LEFT) else array
+            change = product(array, arrays[name.removesuffix(LEFT) + RIGHT]) if name.endswith(LEFT) else array
             parameter = parameters[name.removesuffix(LEFT)]
             parameter.add_(change.view_as(parameter).to(parameter.device))
     return tuned
+
+
+def product(left: Tensor, right: Tensor) -> Tensor:
+    """A convolution's weight [n_out, n_in, h, w] of factors [n_out, h, rank] and [rank, n_in, w]."""
+    n_out, height, rank = left.shape
+    _, n_in, width = right.shape
+    unfolded = left.reshape(-1, rank) @ right.reshape(rank, -1)
+    return unfolded.view(n_out, height, n_in, width).transpose(1, 2)
 
 
 def delta_between(base: Generator, tuned: Generator) -> dict[str, npt.NDArray[np.float16]]:

@@ -80,6 +80,7 @@ def _dense(name: str, n_in: int, n_out: int) -> dict[str, tuple[int, ...]]:
 
 
 BUFFERS = ("w_avg", "noise_const", "resample_filter")  # the last part of names that are no parameters
+FIXED = ("w_avg", "resample_filter")  # of those that no photo changes
 
 
 MAX_WIDTH = 8192  # channels, z or w: sixteen times what was ever published
@@ -131,12 +132,13 @@ def delta_fault(config: GeneratorConfig, delta: Mapping[str, npt.NDArray[np.floa
         side = next((side for side in (LEFT, RIGHT) if name.endswith(side)), "")
         shape = shapes.get(name.removesuffix(side))
         other = delta.get(name.removesuffix(side) + (RIGHT if side == LEFT else LEFT))
-        if shape is None or name.rpartition(".")[2] in BUFFERS:
+        if shape is None or name.rpartition(".")[2] in FIXED:
             return f"{name[:80]} is unknown"
         if side and len(shape) == 4:
-            rank = array.shape[side == LEFT] if array.ndim == 2 else 0
-            want = (shape[0], rank) if side == LEFT else (rank, shape[1] * shape[2] * shape[3])
-            whole = other is not None and other.ndim == 2 and other.shape[side == RIGHT] == rank > 0
+            ours, theirs = (2, 0) if side == LEFT else (0, 2)  # the axis of the rank
+            rank = array.shape[ours] if array.ndim == 3 else 0
+            want = (shape[0], shape[2], rank) if side == LEFT else (rank, shape[1], shape[3])
+            whole = other is not None and other.ndim == 3 and other.shape[theirs] == rank > 0
             shape = want if whole else ()
         if array.shape != shape or not np.isfinite(array).all():
             return f"{name[:80]} does not fit"

@@ -5,25 +5,27 @@ from __future__ import annotations
 import copy
 import functools
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from realdrag.devices import threads
-from realdrag.inversion import Embedded, Lpips, invert
+from realdrag.inversion import Embedded, Lpips, Spread, invert
 from realdrag.inversion.invert import measure, starting_point
-from realdrag.inversion.optimise import Phases
+from realdrag.inversion.optimise import Phase, Phases
+from realdrag.inversion.spread import samples
 from realdrag.progress import Silent
 from realdrag.settings import InversionSettings
-from realdrag.stylegan import Encoder, Generator, to_picture, to_tensor, with_delta
+from realdrag.stylegan import Encoder, Generator, delta_fault, to_picture, to_tensor, with_delta
 from realdrag.values import Latent
 from realdrag.weights import load_perceptual
 
-QUICK = InversionSettings(steps_w_from_mean=12, steps_w_plus=16, tune_steps=10, tune="none", lr=0.05)
+QUICK = InversionSettings(steps_w_from_mean=12, steps_w_plus=16, tune_steps=10, tune="none")
 PHASES = ("w", "w+", "tune")
 
 
@@ -65,9 +67,14 @@ def embedded() -> Embedded:
     return loss
 
 
+@functools.cache
+def spread(generator: Generator) -> Spread:
+    return Spread(generator)
+
+
 def run(crop: np.ndarray, generator: Generator, settings: InversionSettings = QUICK, **more: object) -> Latent:
     arguments = {"model_sha256": "0" * 64, "progress": Silent()} | more
-    return invert(crop, generator, None, embedded(), settings, **arguments)  # type: ignore[arg-type]
+    return invert(crop, generator, None, embedded(), spread(generator), settings, **arguments)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module", params=["lowrank", "full"])
@@ -109,7 +116,8 @@ def test_a_picture_of_the_generator_is_found_again(generator: Generator, crop: n
     assert latent.delta is None
     assert (latent.loss, latent.model_sha256) == ("embedded", "0" * 64)
     assert error(latent.picture, crop) < 0.4 * error(mean_picture(generator), crop)
-    assert latent.metrics == measure(latent.picture, crop, embedded())
+    assert latent.metrics.items() > measure(latent.picture, crop, embedded()).items()
+    assert {phase: len(terms["perceptual"]) for phase, terms in latent.curves.items()} == {"w": 30, "w+": 40}
 
 
 def test_each_phase_brings_it_nearer(generator: Generator, crop: np.ndarray) -> None:
@@ -139,10 +147,12 @@ def test_the_picture_shown_is_the_picture_optimised(generator: Generator, crop: 
             inner = super().to(target)
             return lambda picture: (seen.append(picture.detach()), inner(picture))[1]
 
-    latent = invert(crop, generator, None, Spy(embedded().net), QUICK, model_sha256="", progress=Silent())
+    latent = invert(
+        crop, generator, None, Spy(embedded().net), spread(generator), QUICK, model_sha256="", progress=Silent()
+    )
     shown, optimised = latent.picture.astype(int), to_picture(seen[-1]).astype(int)
     assert np.abs(shown - optimised).max() <= 4  # one step on, at the last and lowest rate
-    assert len(seen) == QUICK.steps_w_from_mean + QUICK.steps_w_plus
+    assert len(seen) == QUICK.steps_w_from_mean + QUICK.steps_w_plus + 1  # one to see how near W came
     again = to_picture(generator.synthesize(torch.from_numpy(latent.w_plus)[None]))
     assert again.tobytes() == latent.picture.tobytes()
 
@@ -242,10 +252,10 @@ def test_long_work_is_saved_on_the_way(generator: Generator, crop: np.ndarray, m
     memory = Memory()
     with pytest.raises(PowerCutError):
         run(crop, generator, checkpoint=memory, progress=failing)
-    assert memory.saves == 3  # more than 5 seconds apart
+    assert memory.saves == 4  # no more than 5 seconds apart
     resumed = Interrupter()
     latent = run(crop, generator, checkpoint=memory, progress=resumed)
-    assert resumed.seen[0] == ("w+", 18 - QUICK.steps_w_from_mean + 1)
+    assert resumed.seen[0] == ("w+", 20 - QUICK.steps_w_from_mean + 1)
     assert_same(latent, run(crop, generator))
 
 
@@ -268,7 +278,13 @@ def test_the_encoder_says_where_to_start(generator: Generator, crop: np.ndarray)
     assert mean.data_ptr() != generator.mapping.w_avg.data_ptr()
 
 
-def test_the_rate_falls_to_nothing_over_the_last_quarter(monkeypatch: pytest.MonkeyPatch) -> None:
+def descend(phase: Phase, loss: Callable[[int], Tensor]) -> Phases:
+    phases = Phases(None, Silent(), {phase.name: phase.steps})
+    phases.run(phase, lambda step: {"perceptual": loss(step)})
+    return phases
+
+
+def test_the_rate_rises_and_falls_to_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     rates: list[float] = []
     adam = torch.optim.Adam.step
 
@@ -278,10 +294,92 @@ def test_the_rate_falls_to_nothing_over_the_last_quarter(monkeypatch: pytest.Mon
 
     monkeypatch.setattr(torch.optim.Adam, "step", step)
     x = torch.ones(3, requires_grad=True)
-    Phases(None, Silent()).run("x", {"x": x}, lambda: x.square().sum(), lr=0.1, steps=8)
-    assert rates == pytest.approx([0.1] * 7 + [0.05])
+    descend(Phase("x", {"x": x}, 0.1, 8, 0.25), lambda step: x.square().sum())
+    assert rates == pytest.approx([0.05] + [0.1] * 6 + [0.05])
     assert float(x.detach().max()) < 1
     assert x.grad is None
+
+
+def test_a_plateau_ends_a_phase_early_but_not_abruptly() -> None:
+    """A loss that stops falling at step 40 of 400: 30 steps to see it, 100 for the rate to fall."""
+    x = torch.ones(1, requires_grad=True)
+    loss = lambda step: x.sum() * 0 + max(100.0 - 2 * step, 20.0)  # noqa: E731
+    early = Phase("x", {"x": x}, 0.1, 400, 0.05, plateau=0.02)
+    assert 40 + 100 < len(descend(early, loss).curves["x"]["perceptual"]) < 40 + 30 + 101
+    never = Phase("x", {"x": x}, 0.1, 400, 0.05)
+    assert len(descend(never, loss).curves["x"]["perceptual"]) == 400
+
+
+def test_the_time_is_told_from_the_first_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    clock = [0.0]
+
+    class Listener(Silent):
+        def step(self, done: int, note: str = "") -> None:
+            clock[0] += 50.0 if done == 1 else 2.0  # the first step is no measure
+
+        def say(self, message: str) -> None:
+            said.append(message)
+
+    monkeypatch.setattr("realdrag.inversion.optimise.time.monotonic", lambda: clock[0])
+    x = torch.ones(1, requires_grad=True)
+    phases = Phases(None, Listener(), {"w": 10, "w+": 20, "tune": 10})
+    for name in ("w", "w+"):
+        phases.run(Phase(name, {"x": x}, 0.1, phases.plan[name], 0.05), lambda step: {"perceptual": x.sum()})
+    # 6 and 20 steps of 2 s, 10 of tuning at 1.4 times that.
+    assert said == ["inversion: at most 80 s here (10 + 20 + 10 steps)"]
+
+
+def test_optimised_noise_is_kept_and_shown(generator: Generator, crop: np.ndarray) -> None:
+    other = np.ascontiguousarray(crop[:, ::-1])
+    settings = replace(QUICK, tune="lowrank", tune_steps=3)
+    latent = run(other, generator, replace(settings, noise="optimised"))
+    assert latent.delta
+    maps = [name for name in latent.delta if name.endswith("noise_const")]
+    assert len(maps) == 7
+    assert delta_fault(generator.config, latent.delta) == ""
+    tuned = with_delta(generator, latent.delta)
+    for name in maps:
+        noise = tuned.get_buffer(name)
+        assert not torch.equal(noise, generator.get_buffer(name))
+        assert float(noise.mean()) == pytest.approx(0, abs=2e-3)
+        assert float(noise.square().mean()) == pytest.approx(1, abs=1e-2)
+    shown = to_picture(tuned.synthesize(torch.from_numpy(latent.w_plus)[None]))
+    assert shown.tobytes() == latent.picture.tobytes()
+    assert_same(run(other, generator, replace(settings, noise="optimised")), latent)
+
+
+def test_noise_work_goes_on_to_the_same_bytes(generator: Generator, crop: np.ndarray) -> None:
+    settings = replace(QUICK, noise="optimised", explore=0.05)
+    memory = Memory()
+    with pytest.raises(KeyboardInterrupt):
+        run(crop, generator, settings, checkpoint=memory, progress=Interrupter("w+", 7))
+    assert_same(run(crop, generator, settings, checkpoint=memory), run(crop, generator, settings))
+
+
+def test_the_prior_keeps_the_latent_among_samples(generator: Generator, crop: np.ndarray) -> None:
+    other = np.ascontiguousarray(crop[:, ::-1])
+    strange = [
+        float(spread(generator).strangeness(torch.from_numpy(latent.w_plus)).mean())
+        for weight in (0.0, 0.02, 0.5)
+        for latent in [run(other, generator, replace(QUICK, prior_weight=weight, steps_w_plus=40))]
+    ]
+    assert strange[0] > 1.5 * strange[1] > 1.5 * strange[2]
+
+
+def test_samples_are_as_strange_as_samples(generator: Generator) -> None:
+    w = samples(generator, 500, 3)
+    assert float(spread(generator).strangeness(w).mean()) == pytest.approx(1, abs=0.1)
+    assert float(spread(generator).strangeness(3 * w).mean()) > 4
+
+
+def test_the_paper_s_start_is_the_mean_latent(generator: Generator, crop: np.ndarray) -> None:
+    torch.manual_seed(0)
+    encoder = Encoder(resolution=32, num_ws=8, w_dim=64, channel_base=256, channel_max=16).requires_grad_(False)
+    arguments = {"model_sha256": "0" * 64, "progress": Silent()}
+    settings = replace(QUICK, start="mean")
+    with_encoder = invert(crop, generator, encoder, embedded(), spread(generator), settings, **arguments)  # type: ignore[arg-type]
+    assert_same(with_encoder, run(crop, generator))
 
 
 def test_metrics_are_those_of_the_pictures() -> None:
@@ -321,7 +419,7 @@ def test_true_lpips_improves(package: torch.nn.Module, generator: Generator, cro
         torch.testing.assert_close(head.model[-1].weight.data.flatten(), tensors[f"lin{k}"])
     perceptual = Lpips(module, "squeeze")
     settings = replace(QUICK, steps_w_from_mean=12, steps_w_plus=12, pixel_weight=0.0)
-    latent = invert(crop, generator, None, perceptual, settings, model_sha256="", progress=Silent())
+    latent = invert(crop, generator, None, perceptual, spread(generator), settings, model_sha256="", progress=Silent())
     before = perceptual.measure(to_tensor(mean_picture(generator)), to_tensor(crop))
     assert latent.loss == "lpips-squeeze"
     assert latent.metrics["lpips"] is not None

@@ -34,7 +34,7 @@ INVERT = f"""
     from realdrag.progress import Silent
     from realdrag.settings import InversionSettings, Settings
 
-    optimise.SAVE_EVERY, optimise.SAVE_SHARE = {PAUSE}, 1.0
+    optimise.SAVE_EVERY = {PAUSE}
 
     class Teller(Silent):
         def begin(self, name, total):

@@ -220,20 +220,23 @@ def test_no_delta_is_the_base_itself(generator: Generator, delta: dict[str, np.n
 def test_a_delta_that_cannot_be_one_of_the_generator_s_is_named(generator: Generator) -> None:
     """Stored latents can come from elsewhere: names, shapes and numbers are looked at before any memory is taken."""
     half = np.float16
-    left = {"synthesis.b8.conv1.weight:left": np.zeros((64, 2), half)}
-    right = {"synthesis.b8.conv1.weight:right": np.zeros((2, 576), half)}
+    left = {"synthesis.b8.conv1.weight:left": np.zeros((64, 3, 2), half)}
+    right = {"synthesis.b8.conv1.weight:right": np.zeros((2, 64, 3), half)}
     assert delta_fault(generator.config, {}) == ""
     assert delta_fault(generator.config, {"synthesis.b8.conv1.bias": np.zeros(64, half), **left, **right}) == ""
+    assert delta_fault(generator.config, {"synthesis.b8.conv1.noise_const": np.zeros((8, 8), half)}) == ""
     for delta in (
         {"nope": np.zeros(1, half)},
         {"mapping.w_avg": np.zeros(64, half)},
+        {"synthesis.b8.resample_filter": np.zeros((4, 4), half)},
+        left | {"synthesis.b8.conv1.weight:right": np.zeros((2, 192), half)},
         {"synthesis.b8.conv1.bias": np.zeros(63, half)},
         {"synthesis.b8.conv1.bias": np.full(64, np.nan, half)},
         left,
         right,
-        left | {"synthesis.b8.conv1.weight:right": np.zeros((3, 576), half)},
-        {"synthesis.b8.conv1.weight:left": np.zeros((200_000, 1), half),
-         "synthesis.b8.conv1.weight:right": np.zeros((1, 200_000), half)},
+        left | {"synthesis.b8.conv1.weight:right": np.zeros((3, 64, 3), half)},
+        {"synthesis.b8.conv1.weight:left": np.zeros((200_000, 3, 1), half),
+         "synthesis.b8.conv1.weight:right": np.zeros((1, 200_000, 3), half)},
         {"synthesis.b8.conv1.bias:left": np.zeros((64, 1), half),
          "synthesis.b8.conv1.bias:right": np.zeros((1, 1), half)},
     ):  # fmt: skip

@@ -1,0 +1,89 @@
+"""What a person looks at after an inversion: photo, picture and difference, the curves, and a verdict in words."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from realdrag.geometry import resize
+from realdrag.values import Latent
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# Of the figure "domain". Of 24 faces that the embedded model was not trained on, and of eight portraits, the largest
+# was 0.82 (three perceptual losses, with and without encoder); of a cat, a cup, a wall and faces lying on the side
+# 1.0 to 3.3, of faces upside down 0.8 and 1.0.
+USUAL, OUTSIDE = 0.85, 1.0
+GAIN = 4  # of the difference shown
+ADVICE = "is it upright, is the right thing in the crop (--face, --box), is this the --model for it?"
+
+
+def verdict(metrics: Mapping[str, float | None]) -> str:
+    """Whether the photo is one for this model, in words; "" for a latent that was not made here."""
+    domain = metrics.get("domain")
+    if domain is None:
+        return ""
+    found = f"the nearest picture in W is {domain:g} as far from the photo as two of the model's own from each other"
+    if domain <= USUAL:
+        return f"inside the model's domain: {found} (usual: up to {USUAL:g})"
+    if domain <= OUTSIDE:
+        return f"at the edge of the model's domain: {found} (usual: up to {USUAL:g}); look at the inversion first"
+    return f"outside the model's domain: {found} (usual: up to {USUAL:g}); {ADVICE}"
+
+
+def is_outside(metrics: Mapping[str, float | None]) -> bool:
+    """Whether a user should be told without having asked."""
+    domain = metrics.get("domain")
+    return domain is not None and domain > USUAL
+
+
+def report(crop: npt.NDArray[np.uint8], latent: Latent) -> bytes:
+    """A PNG: the crop [s, s, 3] uint8, the latent's picture, their difference, the loss at each step, the verdict."""
+    # Not pyplot: it would look for a screen. Half a second to import.
+    from matplotlib.figure import Figure
+
+    photo = resize(crop, len(latent.picture))
+    difference = np.abs(photo.astype(np.int16) - latent.picture) * GAIN
+    figure = Figure(figsize=(10, 7.2), layout="constrained", dpi=100)
+    above, below = figure.subfigures(2, 1, squeeze=False, height_ratios=(3.4, 3))[:, 0]
+    names = ("photo", "inversion", f"difference × {GAIN}")
+    for axes, name, picture in zip(above.subplots(1, 3), names, (photo, latent.picture, difference), strict=True):
+        axes.imshow(picture.clip(0, 255).astype(np.uint8), interpolation="nearest" if len(photo) < 256 else None)
+        axes.set_title(name, fontsize=11)
+        axes.set_axis_off()
+    axes = below.subplots()
+    _curves(axes, latent.curves)
+    figures = ", ".join(f"{name} {value:g}" for name, value in latent.metrics.items() if value is not None)
+    figure.suptitle(f"{figures}  (loss: {latent.loss})\n{verdict(latent.metrics)}".strip(), fontsize=10, wrap=True)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": "realdrag"})
+    return buffer.getvalue()
+
+
+def _curves(axes: Axes, curves: Mapping[str, Mapping[str, Sequence[float]]]) -> None:
+    """The terms of the loss over the steps of all phases, one after another."""
+    lines: dict[str, tuple[list[int], list[float]]] = {}
+    first = 0
+    for phase, terms in curves.items():
+        steps = max((len(values) for values in terms.values()), default=0)
+        for term, values in terms.items():
+            x, y = lines.setdefault(term, ([], []))
+            x.extend(range(first + 1, first + len(values) + 1))
+            y.extend(values)
+        if steps:
+            axes.axvline(first + 0.5, color="0.8", linewidth=1)
+            axes.text(first + 1, 1.01, phase, transform=axes.get_xaxis_transform(), fontsize=9)
+        first += steps
+    for term, (x, y) in lines.items():
+        axes.plot(x, y, label=term, linewidth=1.5)
+    axes.set(xlabel="step", ylabel="term of the loss")
+    if lines:
+        axes.set(yscale="log", xlim=(0.5, first + 0.5))
+        axes.legend(frameon=False)
+    else:
+        axes.text(0.5, 0.5, "this latent was not made here: it has no curves", transform=axes.transAxes, ha="center")
