@@ -132,15 +132,23 @@ def thumbnail(store: Store, key: str) -> str | None:
     from PIL import Image
     from safetensors import SafetensorError, safe_open
 
-    from realdrag.store import owned, write_whole
+    from realdrag.store import owned, unpacked, write_whole
 
     try:
         with safe_open(store.path(key), "np") as file:
-            image = Image.fromarray(file.get_tensor("picture"))
+            image = Image.fromarray(unpacked(file.get_tensor("picture")))
         image.thumbnail((THUMBNAIL, THUMBNAIL))
         owned(path.parent, store.folder.stat().st_mode & 0o2777)
         write_whole(path, _png(image), sync=False)
-    except (SafetensorError, OSError, ValueError, TypeError, KeyError, WorkError):  # a full disk, no entry after all
+    except (
+        SafetensorError,
+        OSError,
+        ValueError,
+        TypeError,
+        KeyError,
+        WorkError,
+        DamagedError,
+    ):  # a full disk, no entry after all
         return None
     return str(path)
 

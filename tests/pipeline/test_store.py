@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import io
 import json
 import os
 import signal
@@ -17,13 +18,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import skimage.data
 import torch
+from PIL import Image
 
 from realdrag import locks, store
 from realdrag.errors import WorkError
 from realdrag.progress import Silent
 from realdrag.settings import InversionSettings
 from realdrag.store import Store, latent_key, read_header, what_matters
+from realdrag.stylegan import GeneratorConfig, delta_fault
 from realdrag.values import Latent
 
 KEY = "k" * 64
@@ -298,12 +302,56 @@ def test_removing_lock_files_lets_no_two_in(home: Path) -> None:
     assert not list(home.rglob("*.lock"))
 
 
-def test_an_earlier_versions_entry_is_read_and_listed_but_not_looked_for(home: Path) -> None:
-    """Its layout is the same, so a work folder that names its key goes on; keys are made otherwise now."""
-    here = Store()
+def test_another_version_s_entry_is_listed_and_left_alone(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is nobody's damage: that version may still be in use beside this one."""
+    told = Told()
+    here = Store(progress=told)
+    monkeypatch.setattr("realdrag.store.FORMAT", 1)
     here.put(KEY, latent(), {"model": "m", "loss": "l"})
+    monkeypatch.undo()
+    before = here.path(KEY).read_bytes()
+    assert here.get(KEY) is None
     assert read_header(here.path(KEY))["format"] == "1"
-    assert_same(here.get(KEY), latent())
+    assert here.path(KEY).read_bytes() == before
+    assert told.lines == []
+
+
+def test_a_latent_of_ffhq_s_size_takes_less_than_two_megabytes(home: Path) -> None:
+    """The default rank's factors at random, which nothing compresses, and a photo enlarged to the model's size."""
+    config = GeneratorConfig(512, 512, 1024, num_layers=8, channel_base=32768, channel_max=512)
+    rng, rank = np.random.default_rng(0), InversionSettings().tune_rank
+    delta: dict[str, np.ndarray] = {}
+    for name, shape in config.shapes().items():
+        if name.endswith(("conv0.weight", "conv1.weight")):
+            delta[f"{name}:left"] = rng.standard_normal((shape[0], 3, rank)).astype(np.float16)
+            delta[f"{name}:right"] = rng.standard_normal((rank, shape[1], 3)).astype(np.float16)
+            delta[name.replace("weight", "bias")] = rng.standard_normal(shape[0]).astype(np.float16)
+    assert delta_fault(config, delta) == ""
+    photo = Image.fromarray(skimage.data.astronaut()[:320, 100:420]).resize((1024, 1024), Image.Resampling.BICUBIC)
+    curves = {"w+": {"perceptual": [0.5] * 1000}}
+    whole = dataclasses.replace(latent(), w_plus=np.zeros((18, 512), np.float32), picture=np.asarray(photo))
+    Store().put(KEY, dataclasses.replace(whole, delta=delta, curves=curves), {})
+    assert 1_000_000 < Store().path(KEY).stat().st_size < 2_000_000
+    again = Store().get(KEY)
+    assert again is not None
+    assert again.picture.tobytes() == np.asarray(photo).tobytes()
+    assert again.curves == curves
+
+
+def test_a_picture_that_is_none_is_damage(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A right checksum is anybody's to write."""
+    for data in (b"", b"RIFF", png_bytes()):
+        monkeypatch.setattr("realdrag.store.packed", lambda picture, data=data: np.frombuffer(data, np.uint8))
+        told = Told()
+        Store().put(KEY, latent(), {})
+        assert Store(progress=told).get(KEY) is None
+        assert "picture" in told.lines[0]
+
+
+def png_bytes() -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def test_a_use_is_noted(home: Path) -> None:
