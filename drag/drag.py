@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,7 @@ from realdrag.drag.supervision import (
     look,
     w_plus,
 )
+from realdrag.drag.way import Latents, check_strength, way_to
 from realdrag.errors import InputError
 from realdrag.geometry import Matrix, Points, resize, resize_matrix, scale_of, transform
 from realdrag.progress import Progress, stretch
@@ -61,8 +62,8 @@ def drag(
 
     to_model: 3×3, photo pixels → pixels of the generator's picture. movable: [s, s] float32 0..1 over that picture
     (any size), 1 where it may move, or None for everywhere. generator: the tuned one, if `latent` has a delta.
-    previous: go on from there; templates of handles that go on, and the picture the mask protects, stay the first.
-    cancelled: asked once a step.
+    previous: go on from there, at its strength; templates of handles that go on, and the picture the mask protects,
+    stay the first. cancelled: asked once a step.
     """
     problem, state = set_up(latent, generator, handles, targets, to_model, movable, settings, previous)
     to_work = resize_matrix(generator.config.img_resolution, problem.work) @ to_model
@@ -84,19 +85,39 @@ def drag(
             state, loss = advance(problem, state, sight, features)
             trace[-1] = TraceStep(trace[-1].step, left, round(loss, 6))
     best = best_step(trace)
-    with torch.no_grad():
-        chosen = torch.from_numpy(way[best])[None].to(problem.start)
-        picture = to_picture(generator.synthesize(chosen))
+    (picture,) = pictures(generator, np.stack(way[best : best + 1]))
     return Drag(
         handles=summary(handles, targets, ends[best]),
         outcome=outcome,
         way=np.stack(way),
+        places=np.stack(ends),
+        before=np.zeros((0, *way[0].shape), np.float32) if previous is None else way_to(previous)[0][:-1],
         chosen=best,
         templates=problem.templates.cpu().numpy(),
         picture=picture,
         block=problem.block,
         trace=tuple(trace),
     )
+
+
+def at_strength(drag: Drag, generator: Generator, strength: float) -> Drag:
+    """The same drag at another place of its way: its picture and its handles' ends, without dragging again.
+
+    strength: 0 is the inversion, 1 where the drag was nearest, up to 1.5 beyond. generator: as for `drag`. Raises
+    InputError for another strength.
+    """
+    check_strength(strength)
+    latents, places = way_to(drag, strength)
+    starts, targets = (np.array([getattr(h, name) for h in drag.handles]) for name in ("start", "target"))
+    (picture,) = pictures(generator, latents[-1:])
+    return replace(drag, handles=summary(starts, targets, places[-1]), picture=picture, strength=strength)
+
+
+def pictures(generator: Generator, latents: Latents) -> list[npt.NDArray[np.uint8]]:
+    """What `generator` shows for each of `latents` [n, num_ws, w_dim]: [r, r, 3]."""
+    device = generator.mapping.w_avg.device
+    with torch.no_grad():
+        return [to_picture(generator.synthesize(torch.from_numpy(w)[None].to(device))) for w in latents]
 
 
 def set_up(
@@ -117,7 +138,7 @@ def set_up(
     to_work = resize_matrix(resolution, work) @ to_model
     points = torch.from_numpy(transform(to_work, handles)).float().to(device)
     original = torch.from_numpy(latent.w_plus)[None].to(device)
-    start = original if previous is None else torch.from_numpy(previous.way[previous.chosen])[None].to(device)
+    start = original if previous is None else torch.from_numpy(way_to(previous)[0][-1])[None].to(device)
     with torch.no_grad():
         features = generator.synthesize(original, block)
         now = features if previous is None else generator.synthesize(start, block)

@@ -137,7 +137,10 @@ class Drag:
     """The way of a latent from the inversion to the edit.
 
     way: [n, num_ws, w_dim] float32, the latent at each entry of `trace`; way[0] is where this drag began.
-    chosen: index into `way` of the result: the step at which the handles were nearest.
+    places: [n, k, 2] float64, where the k handles were found then, photo pixels.
+    before: [m, num_ws, w_dim] float32, the way of the drags that this one goes on from; m is 0 for the first.
+    chosen: index into `way` at which the handles were nearest. strength: 0 … 1.5, how far along the way to there the
+    result lies; above 1 beyond it.
     templates: [n, c] float32, the features of each handle where it was first placed: going on keeps them.
     picture: the dragged picture, [r, r, 3] uint8. block: the feature block used ("b32").
     """
@@ -145,11 +148,14 @@ class Drag:
     handles: tuple[Handle, ...]
     outcome: Outcome
     way: npt.NDArray[np.float32]
+    places: npt.NDArray[np.float64]
+    before: npt.NDArray[np.float32]
     chosen: int
     templates: npt.NDArray[np.float32]
     picture: npt.NDArray[np.uint8]
     block: str
     trace: tuple[TraceStep, ...]
+    strength: float = 1.0
 
     @property
     def steps(self) -> int:
