@@ -1,5 +1,18 @@
-"""The DragGAN loop on the features of a StyleGAN2 generator."""
+"""The DragGAN loop on the features of a StyleGAN2 generator, and drags of a face by name."""
 
-from realdrag.drag.drag import choose_block, drag
+from realdrag.drag.drag import at_strength, choose_block, drag, pictures
+from realdrag.drag.moves import MOVES, Move, expand, snap
+from realdrag.drag.way import check_strength, way_to
 
-__all__ = ["choose_block", "drag"]
+__all__ = [
+    "MOVES",
+    "Move",
+    "at_strength",
+    "check_strength",
+    "choose_block",
+    "drag",
+    "expand",
+    "pictures",
+    "snap",
+    "way_to",
+]
