@@ -105,6 +105,13 @@ def check_writable(path: str | os.PathLike[str], photo: Photo | None = None) -> 
     if kind is None:
         names = ", ".join(FORMATS)
         raise InputError(f"{path}: the suffix names no kind of picture", f"use one of {names}", code="suffix")
+    check_folder(path)
+    if photo is not None:
+        _check_fits(photo, path, kind)
+
+
+def check_folder(path: Path) -> None:
+    """InputError where no file can be written at `path`. Leaves nothing."""
     if path.is_dir():
         raise InputError(f"{path}: is a folder", "name a file in it", code="unwritable")
     try:
@@ -112,8 +119,6 @@ def check_writable(path: str | os.PathLike[str], photo: Photo | None = None) -> 
             pass
     except OSError as error:
         raise _unwritable(path, error) from error
-    if photo is not None:
-        _check_fits(photo, path, kind)
 
 
 def _unwritable(path: Path, error: OSError) -> InputError:
