@@ -59,8 +59,11 @@ def save(result: Result | Photo, path: str | os.PathLike[str]) -> None:
 def edit(
     photo: Source | Photo,
     output: str | os.PathLike[str] | None,
-    drags: Sequence[tuple[Point, Point]],
+    drags: Sequence[tuple[Point, Point]] = (),
     *,
+    moves: Mapping[str, float] | None = None,
+    snap: bool = False,
+    strength: float = 1.0,
     mask: Source | None = None,
     preset: str | None = None,
     model: str | None = None,
@@ -68,15 +71,20 @@ def edit(
     box: Box | None = None,
     whole: bool = False,
     work: str | os.PathLike[str] | None = None,
+    film: str | os.PathLike[str] | None = None,
+    plot: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
 ) -> Edit:
     """Drag points of a real photo and put the result back into it, all else the same to the bit.
 
     photo: path, array, PIL image or Photo. output: where to write the result, or None.
     drags: (handle, target) pairs, (x, y) in photo pixels. mask: of the photo's size, white may move.
+    moves: named drags, {"smile": 0.5}; see `Editor.moves`. snap: `drags` start at the nearest landmarks.
+    strength: 0 (the photo itself) … 1 (the drag as it ended) … 1.5 (beyond).
     face: K-th largest; box: a face box x0, y0, x1, y1; whole: the largest centred square as it is.
     preset: None takes the config file's, else "balanced".
     work: folder to keep every stage's values in. The inverted latent is kept anyway and found again.
+    film, plot: files to show the drag in; see `Editor.film` and `Editor.plot`.
     """
     from realdrag.presets import load
     from realdrag.stages import run_edit
@@ -84,7 +92,21 @@ def edit(
     editor = Editor(model=model, settings=load(preset)[1], progress=progress)
     opened = photo if isinstance(photo, Photo) else open(photo)
     return run_edit(
-        editor, opened, drags, output=output, source=photo, mask=mask, face=face, box=box, whole=whole, work=work
+        editor,
+        opened,
+        drags,
+        output=output,
+        source=photo,
+        moves=moves,
+        snap=snap,
+        strength=strength,
+        film=film,
+        plot=plot,
+        mask=mask,
+        face=face,
+        box=box,
+        whole=whole,
+        work=work,
     )
 
 
@@ -334,7 +356,8 @@ class Editor:
     ) -> Drag:
         """Move what is at each handle to its target; both (x, y) in photo pixels.
 
-        mask: [h, w] 0..1 of the photo, 1 may move. previous: go on from there. cancelled: asked once a step.
+        mask: [h, w] 0..1 of the photo, 1 may move. previous: go on from there, at its strength.
+        cancelled: asked once a step.
         Raises InputError for a handle or target outside the photo or the crop, or a handle where nothing may move.
         """
         from realdrag.devices import threads
@@ -344,13 +367,6 @@ class Editor:
         handles = np.array([h for h, _ in drags], np.float64).reshape(-1, 2)
         targets = np.array([t for _, t in drags], np.float64).reshape(-1, 2)
         check_points(handles, targets, photo.size, alignment, mask)
-        movable = None
-        if mask is not None:
-            levels = np.rint(mask * 255).astype(np.uint8)
-            levels = warp(levels, alignment.to_crop, alignment.size)
-            if alignment.shown is not None:
-                levels = cut_off(levels, alignment.to_crop, alignment.shown)
-            movable = levels.astype(np.float32) / np.float32(255)
         with threads(self._threads()):
             return drag(
                 latent,
@@ -358,12 +374,88 @@ class Editor:
                 handles,
                 targets,
                 to_model=resize_matrix(alignment.size, self.resolution) @ alignment.to_crop,
-                movable=movable,
+                movable=None if mask is None else mask_of_crop(mask, alignment),
                 settings=self.settings.drag,
                 progress=self.progress,
                 previous=previous,
                 cancelled=cancelled,
             )
+
+    def moves(self, alignment: Alignment, moves: Mapping[str, float]) -> list[tuple[Point, Point]]:
+        """The drags that named moves come to on this face: (handle, target) pairs, (x, y) in photo pixels.
+
+        moves: name → number, as {"smile": 0.5, "turn": -5}; `realdrag moves` lists names, units and ranges. The pairs
+        are for `drag`, as they are or changed. Raises InputError for an unknown name, a number out of its range, and an
+        alignment without landmarks.
+        """
+        from realdrag.placing import move_drags
+
+        return move_drags(moves, alignment)
+
+    def snap(self, alignment: Alignment, drags: Sequence[tuple[Point, Point]]) -> list[tuple[Point, Point]]:
+        """The drags with each handle at its nearest landmark and its target moved along; (x, y) in photo pixels.
+
+        A handle farther than a quarter of the distance of the eyes from every landmark stays, and that is told to
+        `progress`. Raises InputError for an alignment without landmarks.
+        """
+        from realdrag.placing import snap_drags
+
+        return snap_drags(drags, alignment, self.progress)
+
+    def at_strength(self, latent: Latent, drag: Drag, strength: float) -> Drag:
+        """The same drag at another strength: its picture and where its handles are; nothing is dragged again.
+
+        strength: 0 (the inversion) … 1 (where the drag was nearest) … 1.5 (on in its last direction), in shares of the
+        way through W+, that of earlier drags that it goes on from included. Raises InputError for any other.
+        """
+        from realdrag.devices import threads
+        from realdrag.drag import at_strength
+        from realdrag.stylegan import with_delta
+
+        with threads(self._threads()):
+            return at_strength(drag, with_delta(self.generator, latent.delta), strength)
+
+    def moments(self, latent: Latent, drag: Drag, most: int = 60) -> list[tuple[npt.NDArray[np.uint8], Points]]:
+        """What the drag went through, from the inversion to its strength: at most `most` of its steps, evenly.
+
+        Of each the model's picture, [r, r, 3] uint8, and where the handles were found, [k, 2] photo pixels.
+        """
+        from realdrag.devices import threads
+        from realdrag.drag import pictures, way_to
+        from realdrag.stylegan import with_delta
+
+        latents, places = way_to(drag)
+        steps = sorted({round(k) for k in np.linspace(0, len(latents) - 1, min(len(latents), most))})
+        with threads(self._threads()):
+            shown = pictures(with_delta(self.generator, latent.delta), latents[steps])
+        return list(zip(shown, places[steps], strict=True))
+
+    def film(
+        self,
+        alignment: Alignment,
+        latent: Latent,
+        drag: Drag,
+        path: str | os.PathLike[str],
+        *,
+        mask: npt.NDArray[np.float32] | None = None,
+    ) -> None:
+        """The drag as it went, on the photo's aligned crop, its points drawn: .mp4, .gif, or .png (a contact sheet).
+
+        mask: [h, w] 0..1 of the photo, as for `composite`. Raises InputError for another suffix, a place where nothing
+        can be written, and .mp4 without PyAV.
+        """
+        from realdrag.film import make_film
+
+        make_film(self, alignment, latent, drag, path, mask)
+
+    def plot(self, drag: Drag, path: str | os.PathLike[str]) -> None:
+        """Each handle's distance in photo pixels and the loss at each step, as .png, .svg or .pdf.
+
+        Raises InputError for another suffix and a place where nothing can be written.
+        """
+        from realdrag.curves import make_plot
+
+        make_plot(drag, path)
 
     def composite(
         self,
@@ -388,6 +480,14 @@ class Editor:
         )
 
 
+def mask_of_crop(mask: npt.NDArray[np.float32], alignment: Alignment) -> npt.NDArray[np.float32]:
+    """`mask` [h, w] 0..1 of the photo as the crop shows it, [size, size]; 0 in the bars of a letterbox."""
+    levels = warp(np.rint(mask * 255).astype(np.uint8), alignment.to_crop, alignment.size)
+    if alignment.shown is not None:
+        levels = cut_off(levels, alignment.to_crop, alignment.shown)
+    return levels.astype(np.float32) / np.float32(255)
+
+
 def check_points(
     handles: Points,
     targets: Points,
@@ -397,7 +497,7 @@ def check_points(
 ) -> None:
     """InputError for the first point [n, 2] that cannot be used."""
     if not len(handles):
-        raise InputError("there is nothing to drag", "give at least one --drag X,Y:X2,Y2")
+        raise InputError("there is nothing to drag", "give at least one --drag X,Y:X2,Y2 or --move NAME=NUMBER")
     if len(np.unique(handles, axis=0)) < len(handles):
         raise InputError("one point is to be dragged to two places", "give each handle once", code="point")
     width, height = size

@@ -9,13 +9,14 @@ import io
 import json
 import sys
 import traceback
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from realdrag import __version__
 from realdrag.cli_latents import latents
 from realdrag.cli_models import models
+from realdrag.cli_moves import moves
 from realdrag.cli_options import (
     AlignerOpt,
     BlockOpt,
@@ -29,17 +30,22 @@ from realdrag.cli_options import (
     DragOpt,
     FaceOpt,
     FeatherOpt,
+    FilmOpt,
     JsonOpt,
     MaskOpt,
     ModelOpt,
+    MoveOpt,
     OutputOpt,
     PerceptualOpt,
     PhotoArg,
+    PlotOpt,
     PrecisionOpt,
     PresetOpt,
     QuietOpt,
+    SnapOpt,
     SpaceOpt,
     StepsOpt,
+    StrengthOpt,
     ThreadsOpt,
     TuneOpt,
     WholeOpt,
@@ -50,6 +56,9 @@ from realdrag.cli_options import (
     show,
 )
 from realdrag.errors import InputError, RealdragError, WorkError
+
+if TYPE_CHECKING:
+    from realdrag.values import Drag
 
 # Click's own class, wherever this typer keeps it (newer ones carry a click of their own).
 UsageError: Any = typer.BadParameter.__base__
@@ -64,6 +73,7 @@ app = typer.Typer(
 )
 app.add_typer(models)
 app.add_typer(latents)
+app.command()(moves)
 
 
 @app.command()
@@ -71,8 +81,13 @@ def edit(
     photo: PhotoArg,
     output: OutputOpt,
     drag: DragOpt = None,
+    move: MoveOpt = None,
+    snap: SnapOpt = False,
+    strength: StrengthOpt = None,
     mask: MaskOpt = None,
     work: WorkMaybe = None,
+    film: FilmOpt = None,
+    plot: PlotOpt = None,
     model: ModelOpt = None,
     aligner: AlignerOpt = None,
     detector: DetectorOpt = None,
@@ -96,6 +111,7 @@ def edit(
 ) -> None:
     """Drag points of a photo: align, invert, drag and composite in one go."""
     from realdrag import photo as photos
+    from realdrag.placing import parse_moves
     from realdrag.points import parse_box, parse_drag
     from realdrag.stages import report, run_edit
 
@@ -107,18 +123,38 @@ def edit(
         "composite": {"feather": feather},
     }
     editor = common.editor(model, preset, flags)
-    specs = [parse_drag(text) for text in drag or []]
+    specs, named = [parse_drag(text) for text in drag or []], parse_moves(move or [])
     face_box = parse_box(box)
     source = photos.read(photo)
     done = run_edit(
-        editor, source, specs, output=output, source=photo, mask=mask, face=face, box=face_box, whole=whole, work=work
+        editor,
+        source,
+        specs,
+        output=output,
+        source=photo,
+        moves=named,
+        snap=snap,
+        strength=1.0 if strength is None else strength,
+        film=film,
+        plot=plot,
+        mask=mask,
+        face=face,
+        box=face_box,
+        whole=whole,
+        work=work,
     )
-    nearest = ", ".join(f"{h.distance_start:.1f} → {h.distance_end:.1f} px" for h in done.drag.handles)
     show(
         report(done, editor, str(photo), str(output), None if work is None else str(work)),
         as_json,
-        f"{output}  {done.drag.outcome} in {done.drag.steps} steps ({nearest}), {done.seconds['total']:.1f} s",
+        f"{output}  {ending(done.drag)}, {done.seconds['total']:.1f} s",
     )
+
+
+def ending(drag: Drag) -> str:
+    """How a drag ended, in one line."""
+    nearest = ", ".join(f"{h.distance_start:.1f} → {h.distance_end:.1f} px" for h in drag.handles)
+    strength = "" if drag.strength == 1 else f", strength {drag.strength:g}"
+    return f"{drag.outcome} in {drag.steps} steps ({nearest}){strength}"
 
 
 @app.command()
@@ -186,8 +222,13 @@ def invert(
 def drag(
     work: WorkOpt,
     drag: DragOpt = None,
+    move: MoveOpt = None,
+    snap: SnapOpt = False,
+    strength: StrengthOpt = None,
     mask: MaskOpt = None,
     go_on: ContinueOpt = False,
+    film: FilmOpt = None,
+    plot: PlotOpt = None,
     model: ModelOpt = None,
     preset: PresetOpt = None,
     block: BlockOpt = None,
@@ -200,18 +241,30 @@ def drag(
     quiet: QuietOpt = False,
     debug: DebugOpt = False,
 ) -> None:
-    """Drag handles to their targets in the inverted picture."""
+    """Drag handles to their targets in the inverted picture.
+
+    Without --drag and --move, --strength, --film and --plot are for the drag that the folder holds.
+    """
+    from realdrag.placing import Wanted, parse_moves
     from realdrag.points import parse_drag
-    from realdrag.stages import alone, drag_stage
+    from realdrag.stages import alone, check_pictures, drag_stage, show_drag, strength_stage
 
     common = Common(config, device, threads, precision, quiet)
     folder = existing(work)
     editor = common.editor(model, preset, {"drag": {"block": block, "max_steps": max_steps}})
-    specs = [parse_drag(text) for text in drag or []]
+    wanted = Wanted([parse_drag(text) for text in drag or []], parse_moves(move or []), snap)
+    again = not (wanted or mask or go_on or block or max_steps) and not (
+        strength is None and film is None and plot is None
+    )
+    check_pictures(film, plot, [mask], folder)
     with alone(editor, folder):
-        done = drag_stage(editor, folder, folder.photo(), specs, mask=mask, go_on=go_on)
-    nearest = ", ".join(f"{h.distance_start:.1f} → {h.distance_end:.1f} px" for h in done.handles)
-    show(folder.record("drag"), as_json, f"{work / 'dragged.png'}  {done.outcome} in {done.steps} steps ({nearest})")
+        if again:
+            done = strength_stage(editor, folder, strength)
+        else:
+            force = 1.0 if strength is None else strength
+            done = drag_stage(editor, folder, folder.photo(), wanted, mask=mask, go_on=go_on, strength=force)
+        show_drag(editor, folder, folder.photo(), done, film, plot)
+    show(folder.record("drag"), as_json, f"{work / 'dragged.png'}  {ending(done)}")
 
 
 @app.command()

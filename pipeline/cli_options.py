@@ -34,6 +34,24 @@ DragOpt = Annotated[
     list[str] | None,
     typer.Option("--drag", metavar="X,Y:X2,Y2", help="From handle to target in photo pixels; repeat for more."),
 ]
+MOVE_NAMES = "smile, open-mouth, jaw, chin, eyes, brows, turn"  # as in drag.moves, which is slow to import
+MoveOpt = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--move", metavar="NAME=NUMBER", help=f"A named drag of a face: {MOVE_NAMES} (see `realdrag moves`); repeat."
+    ),
+]
+SnapOpt = Annotated[bool, typer.Option("--snap", help="Start each --drag at the nearest landmark of the face.")]
+StrengthOpt = Annotated[
+    float | None,
+    typer.Option("--strength", metavar="S", help="How far along the way: 0 the photo, 1 the drag, up to 1.5 beyond."),
+]
+FilmOpt = Annotated[
+    Path | None, typer.Option("--film", metavar="FILE", help="Show the drag: .mp4, .gif, or .png (a contact sheet).")
+]
+PlotOpt = Annotated[
+    Path | None, typer.Option("--plot", metavar="FILE", help="Plot distances and losses: .png, .svg or .pdf.")
+]
 MaskOpt = Annotated[
     Path | None,
     typer.Option("--mask", metavar="M", help="A picture of the photo's size: white may move, grey partly, black not."),

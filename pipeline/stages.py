@@ -10,16 +10,18 @@ import hashlib
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
 from realdrag import photo as photos
-from realdrag.api import Box, Editor, Point, Source, check_points
+from realdrag.api import Box, Editor, Point, Source
+from realdrag.drag.way import check_strength
 from realdrag.errors import InputError, StaleError
 from realdrag.photo_write import FORMATS
-from realdrag.points import DragSpec, Spot, place_drags
+from realdrag.placing import Wanted, place
+from realdrag.points import DragSpec, Spot
 from realdrag.values import Alignment, Drag, Edit, Latent, Photo, Result
 from realdrag.workfolder import WorkFolder, handle_json, mask_levels, png
 
@@ -113,44 +115,77 @@ def drag_stage(
     editor: Editor,
     work: WorkFolder,
     photo: Photo,
-    drags: Sequence[DragSpec],
+    wanted: Wanted,
     *,
     mask: Source | None = None,
     go_on: bool = False,
+    strength: float = 1.0,
     cancelled: Callable[[], bool] = lambda: False,
 ) -> Drag:
-    """dragged.png, drag.safetensors, drag.json and mask.png. go_on: from the last drag, with its mask unless given."""
+    """dragged.png, drag.safetensors, drag.json and mask.png. go_on: from the last drag, with its mask unless given.
+
+    Another strength of the drag that the folder holds is taken from its way: nothing is dragged again.
+    """
+    check_strength(strength)
     work.need("align", {})
     work.need("invert", {"aligned.png": work.sha256("aligned.png")})
     alignment = work.alignment()
-    handles, targets = place_drags(drags, alignment)
     previous, weights = None, None
     if go_on:
         work.need("drag", {"inverted.png": work.sha256("inverted.png")})
         previous, weights = work.drag(), work.mask(photo.size)
     if mask is not None:
         weights = photos.read_mask(mask, photo.size)
-    check_points(handles, targets, photo.size, alignment, weights)
+    placed = place(wanted, alignment, photo.size, weights)
+    for note in placed.notes:
+        editor.progress.say(note)
     levels = None if weights is None else mask_levels(weights)
     inputs = {
         "inverted.png": work.sha256("inverted.png"),
         "mask.png": None if levels is None else hashlib.sha256(png(levels)).hexdigest(),
-        "drags": [[h.tolist(), t.tolist()] for h, t in zip(handles, targets, strict=True)],
+        "drags": [[h.tolist(), t.tolist()] for h, t in zip(placed.handles, placed.targets, strict=True)],
+        **placed.about(wanted),
         "settings": dataclasses.asdict(editor.settings.drag),
         "before": work.sha256("drag.safetensors") if go_on else None,
     }
-    if work.done("drag", inputs) and work.sha256("mask.png") == inputs["mask.png"]:
-        return work.drag()
+    if work.done("drag", inputs, but=("strength",)) and work.sha256("mask.png") == inputs["mask.png"]:
+        return restrength(editor, work, strength)
+    latent = stored_latent(editor, work)
     drag = editor.drag(
         photo,
         alignment,
-        stored_latent(editor, work),
-        [((h[0], h[1]), (t[0], t[1])) for h, t in zip(handles, targets, strict=True)],
+        latent,
+        [((h[0], h[1]), (t[0], t[1])) for h, t in zip(placed.handles, placed.targets, strict=True)],
         mask=None if levels is None else photos.read_mask(levels, photo.size),
         previous=previous,
         cancelled=cancelled,
     )
-    work.put_drag(inputs, drag, {"name": editor.model.name, "sha256": editor.model.sha256}, levels)
+    if strength != drag.strength:
+        drag = editor.at_strength(latent, drag, strength)
+    about = {"model": {"name": editor.model.name, "sha256": editor.model.sha256}, **placed.about(wanted)}
+    work.put_drag(inputs, drag, about, levels)
+    return drag
+
+
+def strength_stage(editor: Editor, work: WorkFolder, strength: float | None) -> Drag:
+    """The drag that the folder holds, at another strength (None: its own): dragged.png and drag.json.
+
+    Nothing is dragged again.
+    """
+    if strength is not None:
+        check_strength(strength)
+    work.need("align", {})
+    work.need("invert", {"aligned.png": work.sha256("aligned.png")})
+    work.need("drag", {"inverted.png": work.sha256("inverted.png"), "mask.png": work.sha256("mask.png")})
+    return restrength(editor, work, strength)
+
+
+def restrength(editor: Editor, work: WorkFolder, strength: float | None) -> Drag:
+    """The folder's drag, which is up to date but for its strength, at `strength`."""
+    drag = work.drag()
+    if strength is not None and drag.strength != strength:
+        drag = editor.at_strength(stored_latent(editor, work), drag, strength)
+        work.put_strength(drag)
     return drag
 
 
@@ -255,6 +290,11 @@ def run_edit(
     *,
     output: Any,
     source: Any = None,
+    moves: Mapping[str, float] | None = None,
+    snap: bool = False,
+    strength: float = 1.0,
+    film: Any = None,
+    plot: Any = None,
     mask: Source | None = None,
     face: int | None = None,
     box: Box | None = None,
@@ -263,7 +303,7 @@ def run_edit(
     cancelled: Callable[[], bool] = lambda: False,
 ) -> Edit:
     """All four stages. source: where the photo was read, if from a file; it is never written over."""
-    specs = [as_spec(drag) for drag in drags]
+    wanted = Wanted([as_spec(drag) for drag in drags], dict(moves or {}), snap)
     target = None if output is None else Path(output)
     weights = None if mask is None else photos.read_mask(mask, photo.size)
     start, seconds = time.perf_counter(), dict[str, float]()
@@ -271,24 +311,52 @@ def run_edit(
         if target is not None:
             check_output(target, photo, [source, mask], folder)
         # All that can be wrong with the input is found here, before anything is written or takes long.
+        check_pictures(film, plot, [source, mask, output], folder)
         with editor.notes_held():
-            if not specs:
-                raise InputError("there is nothing to drag", "give at least one --drag X,Y:X2,Y2")
+            wanted.check()
+            check_strength(strength)
             editor.check_block()
             with clock(seconds, "align"):
                 inputs, alignment = find_alignment(editor, folder, photo, face=face, box=box, whole=whole)
-            check_points(*place_drags(specs, alignment), photo.size, alignment, weights)
+            place(wanted, alignment, photo.size, weights)
             tell_notes(editor, photo)
         with alone(editor, folder) if work is not None else nullcontext():
             keep_alignment(folder, photo, inputs, alignment)
             with clock(seconds, "invert"):
                 latent, cache = invert_stage(editor, folder)
             with clock(seconds, "drag"):
-                drag = drag_stage(editor, folder, photo, specs, mask=mask, cancelled=cancelled)
+                drag = drag_stage(editor, folder, photo, wanted, mask=mask, strength=strength, cancelled=cancelled)
             with clock(seconds, "composite"):
                 result = composite_stage(editor, folder, photo, target)
+            show_drag(editor, folder, photo, drag, film, plot)
     seconds["total"] = round(time.perf_counter() - start, 3)
     return Edit(result, alignment, latent, drag, cache, seconds)
+
+
+def check_pictures(film: Any, plot: Any, others: Sequence[Any], work: WorkFolder) -> None:
+    """InputError for a film or plot that cannot be made, or would replace one of `others` or of the folder's files."""
+    from realdrag.curves import check_plot
+    from realdrag.film import check_film
+
+    wanted = [(Path(path), check) for path, check in ((film, check_film), (plot, check_plot)) if path is not None]
+    named = [Path(other) for other in others if isinstance(other, (str, os.PathLike))]
+    for path, check in wanted:
+        check(path)
+        if work.owns(path) or any(path.resolve() == other.resolve() for other in named):
+            raise InputError(f"{path}: is another file of this edit", "choose another name for it", code="overwrite")
+        # The photo's own place is not known to a work folder, its bytes are.
+        if path.exists() and hashlib.sha256(path.read_bytes()).hexdigest() == work.about_photo().get("photo_sha256"):
+            raise InputError(f"{path}: is the photo", "choose another name for it", code="overwrite")
+        named.append(path)
+
+
+def show_drag(editor: Editor, work: WorkFolder, photo: Photo, drag: Drag, film: Any, plot: Any) -> None:
+    """The film and the plot of the folder's drag, where they were asked for."""
+    if film is not None:
+        mask = work.mask(photo.size)
+        editor.film(work.alignment(), stored_latent(editor, work), drag, film, mask=mask)
+    if plot is not None:
+        editor.plot(drag, plot)
 
 
 @contextmanager
@@ -315,6 +383,7 @@ def report(edit: Edit, editor: Editor, photo: str, output: str, work: str | None
         "outcome": edit.drag.outcome.value,
         "steps": edit.drag.steps,
         "block": edit.drag.block,
+        "strength": edit.drag.strength,
         "changed": None if edit.result.changed is None else list(edit.result.changed),
         "outside_max_difference": edit.result.outside_max_difference,
     }

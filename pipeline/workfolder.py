@@ -17,7 +17,7 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,8 @@ SUFFIXES = {"JPEG": ".jpg", "PNG": ".png", "TIFF": ".tif", "WEBP": ".webp", "GIF
 PHOTOS = tuple(f"photo{suffix}" for suffix in (*SUFFIXES.values(), ".bin"))
 PICTURES = ("aligned.png", "inverted.png", "mask.png", "drag.safetensors", "dragged.png")
 RECORDS = ("align.json", "invert.json", "drag.json", "result.json")
+WAY = ("before", "way", "places", "templates")  # the arrays of a drag that drag.safetensors holds
+ABOUT_DRAG = ("model", "moves", "snapped")  # what drag.json says besides the drag itself
 AGAIN = {"align": "align PHOTO", "drag": "drag --drag …"}  # the other stages take nothing but the folder
 
 
@@ -92,9 +94,10 @@ class WorkFolder:
         record = {"version": VERSION, "inputs": dict(inputs), "files": written} | dict(values)
         write_bytes(json.dumps(record, indent=1).encode() + b"\n", self.path / f"{stage}.json")
 
-    def done(self, stage: str, inputs: Mapping[str, Any]) -> bool:
-        """Whether the stage was made from just these inputs and its files are as it wrote them."""
-        same = self.record(stage).get("inputs") == json.loads(json.dumps(dict(inputs)))
+    def done(self, stage: str, inputs: Mapping[str, Any], but: Sequence[str] = ()) -> bool:
+        """Whether the stage was made from just these inputs (and any `but`) and its files are as it wrote them."""
+        found = self.record(stage).get("inputs") or {}
+        same = {key: value for key, value in found.items() if key not in but} == json.loads(json.dumps(dict(inputs)))
         return same and self._changed(stage) is None
 
     def _changed(self, stage: str) -> str | None:
@@ -218,27 +221,41 @@ class WorkFolder:
         )
 
     def put_drag(
-        self, inputs: Mapping[str, Any], drag: Drag, model: Mapping[str, str], mask: npt.NDArray[np.uint16] | None
+        self,
+        inputs: dict[str, Any],
+        drag: Drag,
+        about: Mapping[str, Any],
+        mask: npt.NDArray[np.uint16] | None,
     ) -> None:
-        """mask.png (None removes it), drag.safetensors (`way`, `templates`) and dragged.png, then drag.json."""
+        """mask.png (None removes it), drag.safetensors (`WAY`) and dragged.png, then drag.json, `about` in it."""
         from safetensors.numpy import save
 
         if mask is None:
             (self.path / "mask.png").unlink(missing_ok=True)
         else:
             self._put_png("mask.png", mask)
-        write_bytes(save({"way": drag.way, "templates": drag.templates}), self.path / "drag.safetensors")
+        write_bytes(save({name: getattr(drag, name) for name in WAY}), self.path / "drag.safetensors")
+        self._put_dragged(inputs | {"strength": drag.strength}, drag, about)
+
+    def put_strength(self, drag: Drag) -> None:
+        """dragged.png and drag.json of the drag that is here, at another strength."""
+        found = self.record("drag")
+        inputs = found["inputs"] | {"strength": drag.strength}
+        self._put_dragged(inputs, drag, {name: found[name] for name in ABOUT_DRAG})
+
+    def _put_dragged(self, inputs: Mapping[str, Any], drag: Drag, about: Mapping[str, Any]) -> None:
         self._put_png("dragged.png", drag.picture)
         self.keep(
             "drag",
             inputs,
             {
-                "model": dict(model),
+                **about,
                 "block": drag.block,
                 "handles": [handle_json(h) for h in drag.handles],
                 "outcome": drag.outcome.value,
                 "steps": drag.steps,
                 "chosen": drag.chosen,
+                "strength": drag.strength,
                 "trace": [{"step": t.step, "distances": list(t.distances), "loss": t.loss} for t in drag.trace],
             },
             "drag.safetensors",
@@ -262,9 +279,9 @@ class WorkFolder:
                 for h in found["handles"]
             ),
             outcome=Outcome(found["outcome"]),
-            way=tensors["way"],
             chosen=found["chosen"],
-            templates=tensors["templates"],
+            strength=found["strength"],
+            **{name: tensors[name] for name in WAY},
             picture=self.picture("dragged.png"),
             block=found["block"],
             trace=tuple(TraceStep(t["step"], tuple(t["distances"]), t["loss"]) for t in found["trace"]),

@@ -40,6 +40,27 @@ WRONG: dict[str, tuple[list[str], str, str]] = {
     "malformed drag": ([*EDIT, "--drag", "215,120"], "X,Y:X2,Y2", "drag"),
     "landmark without landmarks": ([*EDIT, "--drag", "48+0,0:210,112"], "landmark 48 is not known", "input"),
     "no drag": (EDIT, "nothing to drag", "input"),
+    "unknown move": ([*EDIT, "--move", "smlie=1"], "did you mean smile?", "move"),
+    "move without a number": ([*EDIT, "--move", "smile"], "NAME=NUMBER", "move"),
+    "move out of range": ([*EDIT, "--move", "turn=90"], "not between -10 and 10", "move"),
+    "one move twice": ([*EDIT, "--move", "smile=1", "--move", "smile=0.5"], "given twice", "move"),
+    "move without landmarks": ([*EDIT, "--move", "smile=1"], "the cascade detector finds none", "landmarks"),
+    "snap without landmarks": ([*DRAGGED, "--snap"], "--snap needs the landmarks", "landmarks"),
+    "moves of no face": (["moves", "plain.png", "--move", "smile=1"], "no face", "no-face"),
+    "moves without a move": (["moves", "a.png"], "--move NAME=NUMBER", "usage"),
+    "moves in no work folder": (["moves", "-w", "gone", "--move", "smile=1"], "realdrag align PHOTO", "input"),
+    "strength too large": ([*DRAGGED, "--strength", "1.6"], "not between 0 and 1.5", "strength"),
+    "negative strength": (["drag", "-w", "work", "--strength", "-0.1"], "not between 0 and 1.5", "strength"),
+    "no strength": ([*DRAGGED, "--strength", "nan"], "not between 0 and 1.5", "strength"),
+    "strength of no drag": (["drag", "-w", "dir.png", "--strength", "1"], "align was not run", "stale"),
+    "film of another kind": ([*DRAGGED, "--film", "f.avi"], ".mp4, .gif, .png", "suffix"),
+    "film in no folder": ([*DRAGGED, "--film", "gone/f.gif"], "does not exist", "unwritable"),
+    "film over the result": ([*DRAGGED, "--film", "new.png"], "another file of this edit", "overwrite"),
+    "film over the photo": ([*DRAGGED, "--film", "a.png"], "another file of this edit", "overwrite"),
+    "film over the folder's": (["drag", "-w", "work", "--film", "work/dragged.png"], "another file", "overwrite"),
+    "film over a work folder's photo": (["drag", "-w", "work", "--film", "a.png"], "a.png: is the photo", "overwrite"),
+    "film over the plot": ([*DRAGGED, "--film", "p.png", "--plot", "p.png"], "another file", "overwrite"),
+    "plot of another kind": ([*DRAGGED, "--plot", "p.gif"], ".png, .svg, .pdf", "suffix"),
     "unknown preset": ([*DRAGGED, "--preset", "fats"], "did you mean fast?", "input"),
     "unknown config key": ([*DRAGGED, "--config", "key.toml"], "did you mean max_steps?", "input"),
     "no config there": ([*DRAGGED, "--config", "gone.toml"], "gone.toml", "input"),
@@ -237,3 +258,56 @@ def test_help_does_not_wait_for_torch() -> None:
     modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stderr
     for heavy in ("torch", "numpy", "cv2", "PIL", "skimage"):
         assert f"'{heavy}'" not in modules
+
+
+def test_moves_are_listed(cli: Run) -> None:
+    from realdrag.drag import MOVES
+
+    lines = cli("moves").out.splitlines()
+    assert [line.split()[0] for line in lines] == list(MOVES)
+    listed = json.loads(cli("moves", "--json").out)["moves"]
+    assert [(m["name"], m["low"], m["high"]) for m in listed] == [(m.name, m.low, m.high) for m in MOVES.values()]
+
+
+def test_help_names_the_moves(cli: Run) -> None:
+    shown = " ".join(cli("edit", "--help").out.split())
+    assert "smile, open-mouth, jaw" in shown
+
+
+def test_what_moves_prints_is_what_edit_takes(here: Path, cli: Run, quick: Path) -> None:
+    """The same drag, to the byte; from the photo or the work folder; and changed where the user likes."""
+    quick.write_text(quick.read_text().replace("cascade", "embedded"))
+    moves = ["--move", "smile=0.5", "--move", "jaw=-1"]
+    assert cli("edit", "a.png", "-o", "1.png", *moves, "-w", "w1", "--quiet").code == 0
+    printed = cli("moves", "a.png", *moves)
+    assert printed.out == cli("moves", "-w", "w1", *moves).out
+    flags = printed.out.split()
+    assert flags[::2] == ["--drag"] * 6
+    assert cli("edit", "a.png", "-o", "2.png", *flags, "-w", "w2", "--quiet").code == 0
+    assert Path("1.png").read_bytes() == Path("2.png").read_bytes()
+    assert Path("w1/drag.safetensors").read_bytes() == Path("w2/drag.safetensors").read_bytes()
+    record = json.loads(Path("w1/drag.json").read_text())
+    assert record["moves"] == [
+        {"name": "smile", "number": 0.5, "handles": [0, 1]},
+        {"name": "jaw", "number": -1, "handles": [2, 3, 4, 5]},
+    ]
+    listed = json.loads(cli("moves", "-w", "w1", *moves, "--json").out)["drags"]
+    assert [each["handle"] for each in listed] == [handle["start"] for handle in record["handles"]]
+    assert listed[0]["moves"] == ["smile"]
+
+
+def test_snapping_is_said_and_recorded(here: Path, cli: Run, quick: Path) -> None:
+    quick.write_text(quick.read_text().replace("cascade", "embedded"))
+    ran = cli(
+        "edit", "a.png", "-o", "1.png", "--drag", "200,139:190,130", "--drag", "215,20:215,25", "--snap", "-w", "w"
+    )
+    assert ran.code == 0
+    said = [line for line in ran.err.splitlines() if line.startswith("--snap: ")]
+    assert len(said) == 2
+    assert "→ landmark 48 at " in said[0]
+    assert "215,20 stays" in said[1]
+    record = json.loads(Path("w/drag.json").read_text())
+    assert record["snapped"] == [{"handle": 0, "landmark": 48}]
+    marks = json.loads(Path("w/align.json").read_text())["landmarks"]
+    assert record["handles"][0]["start"] == pytest.approx(marks[48], abs=1e-3)
+    assert record["handles"][1]["start"] == [215, 20]

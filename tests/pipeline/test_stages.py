@@ -104,6 +104,66 @@ def test_what_is_done_is_not_done_again(here: Path, cli: Run, drags: list[Any]) 
     assert drags == []
 
 
+def test_strength_is_the_same_for_the_edit_and_the_commands(
+    here: Path, cli: Run, drags: list[Any], contents: Contents
+) -> None:
+    """An edit at a strength, and a drag taken to it afterwards, without dragging again: every byte the same."""
+    drag = ["--drag", DRAG, "--mask", "mask.png"]
+    assert cli("edit", "a.png", "-o", "out.png", *drag, "-w", "half", "--strength", "0.5", "--quiet").code == 0
+    assert drags == [None]
+    for again in (["--strength", "1.5"], ["--strength", "0"], [*drag, "--strength", "0.5"]):
+        assert cli("drag", "-w", "work", *again).code == 0
+    assert cli("composite", "-w", "work", "-o", "out.png").code == 0
+    assert drags == [None]
+    assert contents(here / "half") == contents(here / "work")
+    assert Path("out.png").read_bytes() != Path("finished.png").read_bytes()
+    assert json.loads(Path("work/drag.json").read_text())["strength"] == 0.5
+
+
+def test_strength_1_again_is_the_drag_as_it_was(here: Path, cli: Run, drags: list[Any], contents: Contents) -> None:
+    before = contents(here / "work")
+    assert cli("drag", "-w", "work", "--strength", "0.4").code == 0
+    assert contents(here / "work")["dragged.png"] != before["dragged.png"]
+    ran = cli("composite", "-w", "work", "-o", "less.png")
+    assert ran.code == 0
+    assert cli("drag", "-w", "work", "--drag", DRAG, "--mask", "mask.png").code == 0  # 1 is what it is without a word
+    assert cli("composite", "-w", "work", "-o", "out.png").code == 0
+    assert contents(here / "work") == before
+    assert drags == []
+
+
+def test_strength_0_is_the_photo_to_the_byte(here: Path, cli: Run) -> None:
+    assert cli("edit", "a.png", "-o", "0.png", "--drag", DRAG, "--strength", "0").code == 0
+    assert Path("0.png").read_bytes() == Path("a.png").read_bytes()
+
+
+def test_another_strength_makes_the_result_stale_no_more_than_a_drag_does(here: Path, cli: Run) -> None:
+    """And what is shown without a strength is the one that the folder holds."""
+    assert cli("drag", "-w", "work", "--strength", "0.5", "--film", "half.png").code == 0
+    assert "strength 0.5" in cli("drag", "-w", "work", "--plot", "p.png").out
+    assert json.loads(Path("work/drag.json").read_text())["strength"] == 0.5
+
+
+def test_going_on_from_a_strength_begins_there_and_strength_0_is_still_the_photo(
+    here: Path, cli: Run, drags: list[Any]
+) -> None:
+    assert cli("drag", "-w", "work", "--strength", "0.5").code == 0
+    assert cli("drag", "-w", "work", "--drag", "215,118:222,118", "--continue").code == 0
+    assert [previous.strength for previous in drags] == [0.5]
+    assert cli("drag", "-w", "work", "--strength", "0").code == 0
+    assert cli("composite", "-w", "work", "-o", "0.png").code == 0
+    assert Path("0.png").read_bytes() == Path("a.png").read_bytes()
+    assert len(drags) == 1
+
+
+def test_strength_needs_a_drag_to_be_of(here: Path, cli: Run) -> None:
+    assert cli("align", "a.png", "-w", "fresh").code == 0
+    assert cli("invert", "-w", "fresh").code == 0
+    ran = cli("drag", "-w", "fresh", "--strength", "0.5")
+    assert (ran.code, ran.out) == (2, "")
+    assert "drag was not run" in ran.err
+
+
 def test_a_drag_with_another_mask_is_another_drag(here: Path, cli: Run, drags: list[Any]) -> None:
     mask = np.zeros((512, 512), np.uint8)
     mask[60:180, 150:290] = 255
