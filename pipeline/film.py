@@ -70,17 +70,17 @@ def make_film(
     check_film(path)
     suffix = path.suffix.lower()
     moments = editor.moments(latent, drag, SHEET_PICTURES if suffix == ".png" else MOST_FRAMES)
-    stage = Stage.of(alignment, latent, mask, editor.settings.composite, SIDES[suffix])
+    scene = Scene.of(alignment, latent, mask, editor.settings.composite, SIDES[suffix])
     frames = []
     with stretch(editor.progress, "film", len(moments)) as bar:
         for picture, places in moments:
-            frames.append(draw(stage.show(picture), stage.to_frame, drag, places))
+            frames.append(draw(scene.show(picture), scene.to_frame, drag, places))
             bar.step(len(frames))
     write_bytes({".mp4": as_mp4, ".gif": as_gif, ".png": as_sheet}[suffix](frames), path)
 
 
 @dataclass(frozen=True, eq=False)
-class Stage:
+class Scene:
     """The crop that a film is played on: as a photo of its own, with its mask, and photo pixels → frame pixels."""
 
     photo: Photo
@@ -98,7 +98,7 @@ class Stage:
         mask: npt.NDArray[np.float32] | None,
         settings: CompositeSettings,
         largest: int,
-    ) -> Stage:
+    ) -> Scene:
         """The crop at a side of at most `largest`, even as H.264 needs it; mask: [h, w] of the photo."""
         side = min(max(alignment.size, SMALLEST), largest) // 2 * 2
         crop = resize(alignment.crop, side)
