@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -96,13 +96,11 @@ def place(
         handles, targets, snapped = snapped_points(handles, targets, landmarks_of(alignment, "--snap"), notes)
     moved: dict[int, tuple[str, ...]] = {}
     if wanted.moves:
-        pairs = expand(wanted.moves, landmarks_of(alignment, "--move"))
+        pairs = expanded(wanted.moves, alignment)
         kept = fitting(pairs, wanted.moves, alignment, size, mask, notes)
         moved = {len(handles) + n: pairs.moves[k] for n, k in enumerate(kept)}
-        handles, targets = (
-            np.concatenate([handles, pairs.handles[kept]]),
-            np.concatenate([targets, pairs.targets[kept]]),
-        )
+        handles = np.concatenate([handles, pairs.handles[kept]])
+        targets = np.concatenate([targets, pairs.targets[kept]])
     handles, targets = handles.round(DECIMALS), targets.round(DECIMALS)
     check_points(handles, targets, size, alignment, mask)
     return Placed(handles, targets, snapped, moved, tuple(notes))
@@ -110,8 +108,14 @@ def place(
 
 def move_drags(moves: Mapping[str, float], alignment: Alignment) -> list[tuple[Point, Point]]:
     """The (handle, target) pairs of `moves`, photo pixels."""
-    pairs = expand(moves, landmarks_of(alignment, "--move"))
+    pairs = expanded(moves, alignment)
     return as_drags(pairs.handles, pairs.targets)
+
+
+def expanded(moves: Mapping[str, float], alignment: Alignment) -> Pairs:
+    """The pairs of `moves` on this face, to the thousandth of a pixel."""
+    pairs = expand(moves, landmarks_of(alignment, "--move"))
+    return replace(pairs, handles=pairs.handles.round(DECIMALS), targets=pairs.targets.round(DECIMALS))
 
 
 def snap_drags(
