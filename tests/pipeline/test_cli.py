@@ -274,16 +274,15 @@ def test_help_names_the_moves(cli: Run) -> None:
     assert "smile, open-mouth, jaw" in shown
 
 
-def test_what_moves_prints_is_what_edit_takes(here: Path, cli: Run, quick: Path) -> None:
-    """The same drag, to the byte; from the photo or the work folder; and changed where the user likes."""
-    quick.write_text(quick.read_text().replace("cascade", "embedded"))
-    moves = ["--move", "smile=0.5", "--move", "jaw=-1"]
+def test_what_moves_prints_is_what_edit_takes(here: Path, cli: Run) -> None:
+    """The same drag, to the byte, from the photo and from the work folder."""
+    moves = ["--move", "smile=0.5", "--move", "jaw=-1", "--detector", "embedded"]
     assert cli("edit", "a.png", "-o", "1.png", *moves, "-w", "w1", "--quiet").code == 0
     printed = cli("moves", "a.png", *moves)
     assert printed.out == cli("moves", "-w", "w1", *moves).out
     flags = printed.out.split()
     assert flags[::2] == ["--drag"] * 6
-    assert cli("edit", "a.png", "-o", "2.png", *flags, "-w", "w2", "--quiet").code == 0
+    assert cli("edit", "a.png", "-o", "2.png", *flags, "--detector", "embedded", "-w", "w2", "--quiet").code == 0
     assert Path("1.png").read_bytes() == Path("2.png").read_bytes()
     assert Path("w1/drag.safetensors").read_bytes() == Path("w2/drag.safetensors").read_bytes()
     record = json.loads(Path("w1/drag.json").read_text())
@@ -296,11 +295,9 @@ def test_what_moves_prints_is_what_edit_takes(here: Path, cli: Run, quick: Path)
     assert listed[0]["moves"] == ["smile"]
 
 
-def test_snapping_is_said_and_recorded(here: Path, cli: Run, quick: Path) -> None:
-    quick.write_text(quick.read_text().replace("cascade", "embedded"))
-    ran = cli(
-        "edit", "a.png", "-o", "1.png", "--drag", "200,139:190,130", "--drag", "215,20:215,25", "--snap", "-w", "w"
-    )
+def test_snapping_is_said_and_recorded(here: Path, cli: Run) -> None:
+    two = ["--drag", "200,139:190,130", "--drag", "215,20:215,25", "--snap", "--detector", "embedded"]
+    ran = cli("edit", "a.png", "-o", "1.png", *two, "-w", "w")
     assert ran.code == 0
     said = [line for line in ran.err.splitlines() if line.startswith("--snap: ")]
     assert len(said) == 2
