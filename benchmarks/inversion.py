@@ -25,7 +25,7 @@ import realdrag
 from realdrag.devices import keep_pages
 from realdrag.geometry import resize
 from realdrag.inversion import invert
-from realdrag.inversion.invert import measure
+from realdrag.inversion.projection import measure
 from realdrag.presets import load
 from realdrag.progress import Silent
 from realdrag.stylegan import to_picture, to_tensor

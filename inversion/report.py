@@ -15,34 +15,31 @@ from realdrag.values import Latent
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Of the figure "domain". Of 24 faces that the embedded model was not trained on, and of eight portraits, the largest
-# was 0.82 (three perceptual losses, with and without encoder); of a cat, a cup, a wall and faces lying on the side
-# 1.0 to 3.3, of faces upside down 0.8 and 1.0.
-USUAL, OUTSIDE = 0.85, 1.0
+# Of the figure "domain": how far the nearest picture in W is from the photo, beside two of the model's own from each
+# other. `balanced` with LPIPS: 24 faces that the embedded model was not trained on, and eight portraits, came to 0.3 to
+# 0.75; a cat, a cup, a wall, noise and faces lying on their side to 0.9 to 3.2. One of two faces upside down passed.
+USUAL, OUTSIDE = 0.8, 0.9
 GAIN = 4  # of the difference shown
 ADVICE = "is it upright, is the right thing in the crop (--face, --box), is this the --model for it?"
 
 
 def verdict(metrics: Mapping[str, float | None]) -> str:
-    """Whether the photo is one for this model, in words; "" for a latent that was not made here."""
+    """Where the photo lies by the figure "domain", in words; "" for a latent that was not made here.
+
+    Begins with "inside", "at the edge of" or "outside".
+    """
     domain = metrics.get("domain")
     if domain is None:
         return ""
-    found = f"the nearest picture in W is {domain:g} as far from the photo as two of the model's own from each other"
+    found = f"{domain:g} times the difference of two of the model's own pictures; up to {USUAL:g} is usual"
     if domain <= USUAL:
-        return f"inside the model's domain: {found} (usual: up to {USUAL:g})"
+        return f"inside the model's domain ({found})"
     if domain <= OUTSIDE:
-        return f"at the edge of the model's domain: {found} (usual: up to {USUAL:g}); look at the inversion first"
-    return f"outside the model's domain: {found} (usual: up to {USUAL:g}); {ADVICE}"
+        return f"at the edge of the model's domain ({found}): look at the inversion first"
+    return f"outside the model's domain ({found}): {ADVICE}"
 
 
-def is_outside(metrics: Mapping[str, float | None]) -> bool:
-    """Whether a user should be told without having asked."""
-    domain = metrics.get("domain")
-    return domain is not None and domain > USUAL
-
-
-def report(crop: npt.NDArray[np.uint8], latent: Latent) -> bytes:
+def draw(crop: npt.NDArray[np.uint8], latent: Latent) -> bytes:
     """A PNG: the crop [s, s, 3] uint8, the latent's picture, their difference, the loss at each step, the verdict."""
     # Not pyplot: it would look for a screen. Half a second to import.
     from matplotlib.figure import Figure

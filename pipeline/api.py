@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, get_args
 
 import numpy as np
@@ -447,6 +448,18 @@ class Editor:
         from realdrag.film import make_film
 
         make_film(self, alignment, latent, drag, path, mask)
+
+    def report(self, alignment: Alignment, latent: Latent, path: str | os.PathLike[str]) -> None:
+        """The inversion as a person judges it, .png: photo, picture, difference, the loss at each step, a verdict.
+
+        Raises InputError for another suffix and a place where nothing can be written.
+        """
+        from realdrag.curves import check_plot
+        from realdrag.inversion import draw
+        from realdrag.photo_write import write_bytes
+
+        check_plot(Path(path), (".png",))
+        write_bytes(draw(alignment.crop, latent), path)
 
     def plot(self, drag: Drag, path: str | os.PathLike[str]) -> None:
         """Each handle's distance in photo pixels and the loss at each step, as .png, .svg or .pdf.

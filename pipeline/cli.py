@@ -42,6 +42,7 @@ from realdrag.cli_options import (
     PrecisionOpt,
     PresetOpt,
     QuietOpt,
+    ReportOpt,
     SnapOpt,
     SpaceOpt,
     StepsOpt,
@@ -88,6 +89,7 @@ def edit(
     work: WorkMaybe = None,
     film: FilmOpt = None,
     plot: PlotOpt = None,
+    report: ReportOpt = None,
     model: ModelOpt = None,
     aligner: AlignerOpt = None,
     detector: DetectorOpt = None,
@@ -113,7 +115,7 @@ def edit(
     from realdrag import photo as photos
     from realdrag.placing import parse_moves
     from realdrag.points import parse_box, parse_drag
-    from realdrag.stages import report, run_edit
+    from realdrag.stages import edit_json, run_edit
 
     common = Common(config, device, threads, precision, quiet)
     flags: dict[str, dict[str, object]] = {
@@ -137,6 +139,7 @@ def edit(
         strength=1.0 if strength is None else strength,
         film=film,
         plot=plot,
+        report=report,
         mask=mask,
         face=face,
         box=face_box,
@@ -144,7 +147,7 @@ def edit(
         work=work,
     )
     show(
-        report(done, editor, str(photo), str(output), None if work is None else str(work)),
+        edit_json(done, editor, str(photo), str(output), None if work is None else str(work)),
         as_json,
         f"{output}  {ending(done.drag)}, {done.seconds['total']:.1f} s",
     )
@@ -192,6 +195,7 @@ def align(
 @app.command()
 def invert(
     work: WorkOpt,
+    report: ReportOpt = None,
     model: ModelOpt = None,
     preset: PresetOpt = None,
     space: SpaceOpt = None,
@@ -206,13 +210,16 @@ def invert(
     debug: DebugOpt = False,
 ) -> None:
     """Find the crop's latent, or find it again in the store."""
-    from realdrag.stages import alone, invert_stage
+    from realdrag.stages import alone, check_pictures, invert_stage
 
     common = Common(config, device, threads, precision, quiet)
     folder = existing(work)
     editor = common.editor(model, preset, {"inversion": inversion_flags(space, perceptual, tune)})
+    check_pictures([], folder, report=report)
     with alone(editor, folder):
         latent, cache = invert_stage(editor, folder)
+        if report is not None:
+            editor.report(folder.alignment(), latent, report)
     figures = ", ".join(f"{name} {value}" for name, value in latent.metrics.items() if value is not None)
     line = f"{work / 'inverted.png'}  {figures}, loss {latent.loss}, cache {cache}"
     show(folder.record("invert") | {"cache": cache}, as_json, line)
@@ -256,7 +263,7 @@ def drag(
     again = not (wanted or mask or go_on or block or max_steps) and not (
         strength is None and film is None and plot is None
     )
-    check_pictures(film, plot, [mask], folder)
+    check_pictures([mask], folder, film=film, plot=plot)
     with alone(editor, folder):
         if again:
             done = strength_stage(editor, folder, strength)

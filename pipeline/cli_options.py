@@ -52,6 +52,10 @@ FilmOpt = Annotated[
 PlotOpt = Annotated[
     Path | None, typer.Option("--plot", metavar="FILE", help="Plot distances and losses: .png, .svg or .pdf.")
 ]
+ReportOpt = Annotated[
+    Path | None,
+    typer.Option("--report", metavar="FILE", help="Show photo, inversion, difference, losses and a verdict: .png."),
+]
 MaskOpt = Annotated[
     Path | None,
     typer.Option("--mask", metavar="M", help="A picture of the photo's size: white may move, grey partly, black not."),

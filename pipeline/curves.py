@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +18,11 @@ SUFFIXES: dict[str, dict[str, None]] = {".png": {}, ".svg": {"Date": None}, ".pd
 MOST_NAMED = 8  # handles with a line in the legend; of more only the mean is named
 
 
-def check_plot(path: Path) -> None:
+def check_plot(path: Path, suffixes: Collection[str] = tuple(SUFFIXES)) -> None:
     """InputError for a plot that cannot be made there: before any work."""
-    if path.suffix.lower() not in SUFFIXES:
-        raise InputError(f"{path}: the suffix names no plot", f"use one of {', '.join(SUFFIXES)}", code="suffix")
+    if path.suffix.lower() not in suffixes:
+        hint = f"use one of {', '.join(suffixes)}" if len(suffixes) > 1 else f"use {min(suffixes)}"
+        raise InputError(f"{path}: the suffix names no plot", hint, code="suffix")
     check_folder(path)
 
 

@@ -305,7 +305,7 @@ def rendered(editor: Editor, crop: npt.NDArray[np.uint8], w_plus: npt.NDArray[np
 
     from realdrag.devices import pick, threads
     from realdrag.geometry import resize
-    from realdrag.inversion.invert import measure
+    from realdrag.inversion.projection import measure
     from realdrag.stylegan import to_picture
     from realdrag.weights import load_perceptual
 

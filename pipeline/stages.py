@@ -19,6 +19,7 @@ from realdrag import photo as photos
 from realdrag.api import Box, Editor, Point, Source
 from realdrag.drag.way import check_strength
 from realdrag.errors import InputError, StaleError
+from realdrag.inversion import verdict
 from realdrag.photo_write import FORMATS
 from realdrag.placing import Wanted, place
 from realdrag.points import DragSpec, Spot
@@ -106,6 +107,8 @@ def invert_stage(editor: Editor, work: WorkFolder) -> tuple[Latent, Cache]:
     key = editor.latent_key(alignment.crop)
     inputs = {"aligned.png": work.sha256("aligned.png"), "key": key}
     latent, found = editor.invert(alignment, about=work.about_photo())
+    if (words := verdict(latent.metrics)) and not words.startswith("inside"):
+        editor.progress.say(f"the photo lies {words}")
     if not (work.done("invert", inputs) and found):
         work.put_latent(inputs, key, latent, editor.model.name)
     return latent, "hit" if found else "miss"
@@ -295,6 +298,7 @@ def run_edit(
     strength: float = 1.0,
     film: Any = None,
     plot: Any = None,
+    report: Any = None,
     mask: Source | None = None,
     face: int | None = None,
     box: Box | None = None,
@@ -311,7 +315,7 @@ def run_edit(
         if target is not None:
             check_output(target, photo, [source, mask], folder)
         # All that can be wrong with the input is found here, before anything is written or takes long.
-        check_pictures(film, plot, [source, mask, output], folder)
+        check_pictures([source, mask, output], folder, film=film, plot=plot, report=report)
         with editor.notes_held():
             wanted.check()
             check_strength(strength)
@@ -329,18 +333,22 @@ def run_edit(
             with clock(seconds, "composite"):
                 result = composite_stage(editor, folder, photo, target)
             show_drag(editor, folder, photo, drag, film, plot)
+            if report is not None:
+                editor.report(alignment, latent, report)
     seconds["total"] = round(time.perf_counter() - start, 3)
     return Edit(result, alignment, latent, drag, cache, seconds)
 
 
-def check_pictures(film: Any, plot: Any, others: Sequence[Any], work: WorkFolder) -> None:
-    """InputError for a film or plot that cannot be made, or would replace one of `others` or of the folder's files."""
+def check_pictures(
+    others: Sequence[Any], work: WorkFolder, *, film: Any = None, plot: Any = None, report: Any = None
+) -> None:
+    """InputError for a picture that cannot be made, or would replace one of `others` or of the folder's files."""
     from realdrag.curves import check_plot
     from realdrag.film import check_film
 
-    wanted = [(Path(path), check) for path, check in ((film, check_film), (plot, check_plot)) if path is not None]
+    checks = ((film, check_film), (plot, check_plot), (report, lambda path: check_plot(path, (".png",))))
     named = [Path(other) for other in others if isinstance(other, (str, os.PathLike))]
-    for path, check in wanted:
+    for path, check in [(Path(path), check) for path, check in checks if path is not None]:
         check(path)
         if work.owns(path) or any(path.resolve() == other.resolve() for other in named):
             raise InputError(f"{path}: is another file of this edit", "choose another name for it", code="overwrite")
@@ -367,7 +375,7 @@ def clock(seconds: dict[str, float], name: str) -> Iterator[None]:
     seconds[name] = round(time.perf_counter() - start, 3)
 
 
-def report(edit: Edit, editor: Editor, photo: str, output: str, work: str | None) -> dict[str, Any]:
+def edit_json(edit: Edit, editor: Editor, photo: str, output: str, work: str | None) -> dict[str, Any]:
     """An edit as `--json` prints it."""
     return {
         "photo": photo,
@@ -379,6 +387,7 @@ def report(edit: Edit, editor: Editor, photo: str, output: str, work: str | None
         "loss": edit.latent.loss,
         "model": {"name": editor.model.name, "sha256": editor.model.sha256},
         "inversion": dict(edit.latent.metrics),
+        "verdict": verdict(edit.latent.metrics),
         "handles": [handle_json(handle) for handle in edit.drag.handles],
         "outcome": edit.drag.outcome.value,
         "steps": edit.drag.steps,

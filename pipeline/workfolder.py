@@ -26,6 +26,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from realdrag.errors import InputError, StaleError
+from realdrag.inversion import verdict
 from realdrag.photo import read, read_mask, write, write_bytes
 from realdrag.values import Alignment, Drag, Handle, Latent, Outcome, Photo, TraceStep
 
@@ -216,6 +217,7 @@ class WorkFolder:
                 "model": {"name": model, "sha256": latent.model_sha256},
                 "loss": latent.loss,
                 "metrics": dict(latent.metrics),
+                "verdict": verdict(latent.metrics),
             },
             "inverted.png",
         )

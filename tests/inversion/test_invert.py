@@ -16,8 +16,8 @@ from torch import Tensor
 
 from realdrag.devices import threads
 from realdrag.inversion import Embedded, Lpips, Spread, invert
-from realdrag.inversion.invert import measure, starting_point
 from realdrag.inversion.optimise import Phase, Phases
+from realdrag.inversion.projection import measure, starting_point
 from realdrag.inversion.spread import samples
 from realdrag.progress import Silent
 from realdrag.settings import InversionSettings

@@ -116,6 +116,17 @@ WRONG: dict[str, tuple[list[str], str, str]] = {
         "unwritable",
     ),
     "work folder under a file": (["align", "a.png", "-w", "text.jpg/work"], "is a file", "unwritable"),
+    "report suffix": ([*DRAGGED, "--report", "new.jpg"], ".png", "suffix"),
+    "report over the result": (
+        ["edit", "a.png", "-o", "new.png", "--drag", DRAG, "--report", "new.png"],
+        "another file of this edit",
+        "overwrite",
+    ),
+    "report over the folder's": (
+        ["invert", "-w", "work", "--report", "work/inverted.png"],
+        "another file of this edit",
+        "overwrite",
+    ),
     "no work folder": (["invert", "-w", "gone"], "realdrag align PHOTO -w gone", "input"),
     "no work folder to drag in": (["drag", "-w", "gone", "--drag", DRAG], "realdrag align PHOTO -w gone", "input"),
     "an empty work folder": (

@@ -104,6 +104,28 @@ def test_what_is_done_is_not_done_again(here: Path, cli: Run, drags: list[Any]) 
     assert drags == []
 
 
+def test_the_report_is_the_same_for_the_edit_and_the_command_and_is_made_again_from_the_store(
+    here: Path, cli: Run, contents: Contents
+) -> None:
+    ran = cli("edit", "a.png", "-o", "2.png", "--drag", DRAG, "--mask", "mask.png", "--report", "one.png", "--json")
+    assert ran.code == 0
+    assert json.loads(ran.out)["verdict"].startswith(("inside", "at the edge", "outside"))
+    record = json.loads(cli("invert", "-w", "work", "--report", "two.png", "--json").out)
+    assert record["cache"] == "hit"
+    assert record["verdict"] == json.loads(ran.out)["verdict"]
+    files = contents(here)
+    assert files["one.png"] == files["two.png"]
+
+
+def test_a_photo_outside_the_model_s_domain_is_told(here: Path, cli: Run) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (128, 128, 3), dtype=np.uint8)
+    Image.fromarray(noise).save("noise.png")
+    ran = cli("edit", "noise.png", "--whole", "-o", "3.png", "--drag", "40,40:44,44")
+    assert ran.code == 0
+    assert "the photo lies outside the model's domain" in ran.err
+    assert "--model" in ran.err
+
+
 def test_strength_is_the_same_for_the_edit_and_the_commands(
     here: Path, cli: Run, drags: list[Any], contents: Contents
 ) -> None:
