@@ -11,11 +11,13 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from realdrag.errors import WorkError
 from realdrag.progress import Progress, stretch
 
 SAVE_EVERY = 5.0  # seconds: the most work that an interruption may cost
 FALL = 0.25  # the share of a phase in which the rate falls (Karras et al. 2020, appendix D)
 WINDOW = 15  # steps: a plateau is seen by comparing the last ones with as many before them
+LAST_TWO = (-2 * WINDOW, -WINDOW), (-WINDOW, None)
 TUNING_COST = 1.4  # of a step in W: weights with gradients cost a third pass (measured 1.4 with the loss's own time)
 
 Terms = Mapping[str, Tensor]  # of a loss: name → scalar; their sum is minimised, the first one is the perceptual loss
@@ -66,11 +68,10 @@ class Phase:
         for term, value in values.items():
             self.curves.setdefault(term, []).append(value)
         self.done += 1
-        totals = [sum(at) for at in zip(*self.curves.values(), strict=True)]
         falling = self.end - self.done <= FALL * self.steps
-        if not falling and self.done >= 2 * WINDOW:
-            now, before = sum(totals[-WINDOW:]), sum(totals[-2 * WINDOW : -WINDOW])
-            if now > (1 - self.plateau) * before and self.plateau:
+        if self.plateau and not falling and self.done >= 2 * WINDOW:
+            before, now = (sum(sum(curve[a:b]) for curve in self.curves.values()) for a, b in LAST_TWO)
+            if now > (1 - self.plateau) * before:
                 self.end = self.done + math.ceil(FALL * self.steps)
 
     def state(self) -> dict[str, Tensor]:
@@ -136,6 +137,11 @@ class Phases:
                     phase.optimizer.param_groups[0]["lr"] = phase.rate()
                     terms = loss(phase.done)
                     values = {term: float(value.detach()) for term, value in terms.items()}
+                    if not all(map(math.isfinite, values.values())):
+                        raise WorkError(
+                            f"the inversion diverged: step {phase.done + 1} of {phase.name} has no finite loss",
+                            "take a lower lr or tune_lr",
+                        )
                     if next(iter(values.values())) <= phase.stop:
                         phase.end = phase.done
                         break
