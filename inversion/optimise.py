@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Protocol
 
 import torch
@@ -18,7 +19,6 @@ SAVE_EVERY = 5.0  # seconds: the most work that an interruption may cost
 FALL = 0.25  # the share of a phase in which the rate falls (Karras et al. 2020, appendix D)
 WINDOW = 15  # steps: a plateau is seen by comparing the last ones with as many before them
 LAST_TWO = (-2 * WINDOW, -WINDOW), (-WINDOW, None)
-TUNING_COST = 1.4  # of a step in W: weights with gradients cost a third pass (measured 1.4 with the loss's own time)
 
 Terms = Mapping[str, Tensor]  # of a loss: name → scalar; their sum is minimised, the first one is the perceptual loss
 
@@ -106,10 +106,17 @@ class Phases:
     """Runs one optimisation after another and keeps, in one checkpoint, what is needed to go on.
 
     plan: the steps of all phases to come; the user is told how long they will take here once a few have been taken.
+    costs: how much longer a step of a phase takes than one of the others; 1 where it is not named.
     """
 
-    def __init__(self, checkpoint: Checkpoint | None, progress: Progress, plan: Mapping[str, int]) -> None:
-        self.checkpoint, self.progress, self.plan = checkpoint, progress, plan
+    def __init__(
+        self,
+        checkpoint: Checkpoint | None,
+        progress: Progress,
+        plan: Mapping[str, int],
+        costs: Mapping[str, float] = MappingProxyType({}),
+    ) -> None:
+        self.checkpoint, self.progress, self.plan, self.costs = checkpoint, progress, plan, costs
         self.kept: dict[str, Tensor] = (checkpoint.load() or {}) if checkpoint else {}
         self.curves: dict[str, dict[str, list[float]]] = {}  # of finished phases
         self.saved_at = time.monotonic()
@@ -174,15 +181,15 @@ class Phases:
         if self.told:
             return
         self.told = True
-        cost = {name: TUNING_COST if name == "tune" else 1.0 for name in self.plan}
         names = list(self.plan)
         left = {name: self.plan[name] for name in names[names.index(phase.name) :]} | {
             phase.name: phase.end - phase.done
         }
-        ahead = each * sum(steps * cost[name] for name, steps in left.items()) / cost[phase.name]
+        ahead = sum(steps * self.costs.get(name, 1.0) for name, steps in left.items())
+        ahead *= each / self.costs.get(phase.name, 1.0)
         if ahead >= 1:
             steps = " + ".join(str(self.plan[name]) for name in left)
-            self.progress.say(f"inversion: at most {duration(ahead)} here ({steps} steps)")
+            self.progress.say(f"inversion: about {duration(ahead)} here ({steps} steps)")
 
     def _save(self, phase: Phase) -> None:
         if self.checkpoint is not None and (phase.done or self.kept):

@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 # other. `balanced` with LPIPS: 24 faces that the embedded model was not trained on, and eight portraits, came to 0.3 to
 # 0.75; a cat, a cup, a wall, noise and faces lying on their side to 0.9 to 3.2. One of two faces upside down passed.
 USUAL, OUTSIDE = 0.8, 0.9
+UNLIKE = 16.0  # dB: with the fewest steps 32 faces came to 17 and more
 GAIN = 4  # of the difference shown
+FIGURES = (("lpips", "LPIPS", "↓"), ("psnr", "PSNR, dB", "↑"), ("ssim", "SSIM", "↑"))
+COLOURS = {"perceptual": "C0", "pixels": "C1", "prior": "C2", "elsewhere": "C3"}  # noise's loss is of another size
 ADVICE = "is it upright, is the right thing in the crop (--face, --box), is this the --model for it?"
 
 
@@ -28,9 +31,16 @@ def verdict(metrics: Mapping[str, float | None]) -> str:
 
     Begins with "inside", "at the edge of" or "outside".
     """
-    domain = metrics.get("domain")
+    domain, psnr = metrics.get("domain"), metrics.get("psnr")
     if domain is None:
         return ""
+    if psnr is not None and psnr < UNLIKE:
+        return f"{place(domain)}; the inversion came out unlike the photo: try --preset quality"
+    return place(domain)
+
+
+def place(domain: float) -> str:
+    """The verdict by "domain" alone."""
     found = f"{domain:g} times the difference of two of the model's own pictures; up to {USUAL:g} is usual"
     if domain <= USUAL:
         return f"inside the model's domain ({found})"
@@ -55,8 +65,13 @@ def draw(crop: npt.NDArray[np.uint8], latent: Latent) -> bytes:
         axes.set_axis_off()
     axes = below.subplots()
     _curves(axes, latent.curves)
-    figures = ", ".join(f"{name} {value:g}" for name, value in latent.metrics.items() if value is not None)
-    figure.suptitle(f"{figures}  (loss: {latent.loss})\n{verdict(latent.metrics)}".strip(), fontsize=10, wrap=True)
+    figures = ", ".join(
+        f"{name} {latent.metrics[key]:g} {better}"
+        for key, name, better in FIGURES
+        if latent.metrics.get(key) is not None
+    )
+    title = f"{figures}  (arrow: better; guided by {latent.loss})\n{verdict(latent.metrics)}"
+    figure.suptitle(title.strip(), fontsize=10, wrap=True)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": "realdrag"})
     return buffer.getvalue()
@@ -68,7 +83,7 @@ def _curves(axes: Axes, curves: Mapping[str, Mapping[str, Sequence[float]]]) -> 
     first = 0
     for phase, terms in curves.items():
         steps = max((len(values) for values in terms.values()), default=0)
-        for term, values in terms.items():
+        for term, values in ((term, values) for term, values in terms.items() if term in COLOURS):
             x, y = lines.setdefault(term, ([], []))
             x.extend(range(first + 1, first + len(values) + 1))
             y.extend(values)
@@ -77,10 +92,10 @@ def _curves(axes: Axes, curves: Mapping[str, Mapping[str, Sequence[float]]]) -> 
             axes.text(first + 1, 1.01, phase, transform=axes.get_xaxis_transform(), fontsize=9)
         first += steps
     for term, (x, y) in lines.items():
-        axes.plot(x, y, label=term, linewidth=1.5)
+        axes.plot(x, y, label=term, color=COLOURS[term], linewidth=1.5)
     axes.set(xlabel="step", ylabel="term of the loss")
     if lines:
         axes.set(yscale="log", xlim=(0.5, first + 0.5))
-        axes.legend(frameon=False)
+        axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     else:
         axes.text(0.5, 0.5, "this latent was not made here: it has no curves", transform=axes.transAxes, ha="center")

@@ -25,6 +25,8 @@ from realdrag.stylegan.networks import ModulatedConv, ToRGB
 
 BALL = 30.0  # how far from the pivot the generator is held to itself, over all rows (Roich et al. 2021)
 BALL_PSI = 0.5
+# Of a step in W: one that gives the weights gradients too (measured: 1.4 to 1.6), and that with a second picture.
+TUNING_COST, LOCALITY_COST = 1.5, 2.3
 
 Delta = dict[str, npt.NDArray[np.float16]]
 Loss = Callable[[Tensor], Terms]
@@ -73,6 +75,9 @@ def tune(
         ),
         terms,
     )
+    totals = [sum(terms) for terms in zip(*phases.curves["tune"].values(), strict=True)]
+    if totals and totals[-1] > totals[0]:
+        return {}  # too few steps, or too high a rate: the generator as it was is nearer
     return delta_between(generator, tuned) if factors is None else factors.delta()
 
 

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from realdrag import photo as photos
 from realdrag.devices import Device, check_precision, pick, pick_precision
-from realdrag.errors import InputError
+from realdrag.errors import InputError, WorkError
 from realdrag.geometry import Points, cut_off, resize_matrix, transform, warp
 from realdrag.progress import Progress, Silent
 from realdrag.settings import Aligner, Settings
@@ -74,6 +74,7 @@ def edit(
     work: str | os.PathLike[str] | None = None,
     film: str | os.PathLike[str] | None = None,
     plot: str | os.PathLike[str] | None = None,
+    report: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
 ) -> Edit:
     """Drag points of a real photo and put the result back into it, all else the same to the bit.
@@ -85,7 +86,7 @@ def edit(
     face: K-th largest; box: a face box x0, y0, x1, y1; whole: the largest centred square as it is.
     preset: None takes the config file's, else "balanced".
     work: folder to keep every stage's values in. The inverted latent is kept anyway and found again.
-    film, plot: files to show the drag in; see `Editor.film` and `Editor.plot`.
+    film, plot: files to show the drag in, report: the inversion; see `Editor.film`, `Editor.plot`, `Editor.report`.
     """
     from realdrag.presets import load
     from realdrag.stages import run_edit
@@ -103,6 +104,7 @@ def edit(
         strength=strength,
         film=film,
         plot=plot,
+        report=report,
         mask=mask,
         face=face,
         box=box,
@@ -320,6 +322,8 @@ class Editor:
                     progress=self.progress,
                     checkpoint=checkpoint,
                 )
+            if fault := self.latent_fault(latent):
+                raise WorkError(f"the inversion diverged: {fault}", "take a lower lr or tune_lr")
             self.store.put(key, latent, notes(self, latent) | dict(about or {}))
             checkpoint.clear()
         return latent, False

@@ -222,7 +222,9 @@ def invert(
             editor.report(folder.alignment(), latent, report)
     figures = ", ".join(f"{name} {value}" for name, value in latent.metrics.items() if value is not None)
     line = f"{work / 'inverted.png'}  {figures}, loss {latent.loss}, cache {cache}"
-    show(folder.record("invert") | {"cache": cache}, as_json, line)
+    record = folder.record("invert")
+    line += f"; {record['verdict'].partition(' (')[0]}" if record["verdict"] else ""
+    show(record | {"cache": cache}, as_json, line)
 
 
 @app.command()

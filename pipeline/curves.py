@@ -19,10 +19,10 @@ MOST_NAMED = 8  # handles with a line in the legend; of more only the mean is na
 
 
 def check_plot(path: Path, suffixes: Collection[str] = tuple(SUFFIXES)) -> None:
-    """InputError for a plot that cannot be made there: before any work."""
+    """InputError for a plot or report that cannot be made there: before any work."""
     if path.suffix.lower() not in suffixes:
         hint = f"use one of {', '.join(suffixes)}" if len(suffixes) > 1 else f"use {min(suffixes)}"
-        raise InputError(f"{path}: the suffix names no plot", hint, code="suffix")
+        raise InputError(f"{path}: not the suffix of such a picture", hint, code="suffix")
     check_folder(path)
 
 

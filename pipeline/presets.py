@@ -107,13 +107,14 @@ def _with(base: Settings, given: Mapping[str, object], where: str, also: tuple[s
         for key in keys:
             if key not in hints:
                 raise InputError(f"{where}: unknown key {key} in [{name}]", nearest(key, hints))
-        values = {key: _checked(value, hints[key], f"{where}: [{name}] {key}") for key, value in keys.items()}
+        limits = {field.name: field.metadata for field in dataclasses.fields(tables[name])}
+        values = {k: _checked(v, hints[k], limits[k], f"{where}: [{name}] {k}") for k, v in keys.items()}
         tables[name] = dataclasses.replace(tables[name], **values)
     return Settings(**tables)
 
 
-def _checked(value: Any, hint: Any, where: str) -> object:
-    """`value` as a field of type `hint` holds it; InputError when it cannot."""
+def _checked(value: Any, hint: Any, limits: Mapping[str, float], where: str) -> object:
+    """`value` as a field of type `hint` holds it; InputError when it cannot, or is beyond `limits`."""
     if typing.get_origin(hint) is typing.Literal:
         if value not in (allowed := typing.get_args(hint)):
             raise InputError(f"{where} is {value!r}", f"allowed: {', '.join(map(repr, allowed))}")
@@ -121,6 +122,9 @@ def _checked(value: Any, hint: Any, where: str) -> object:
     # By type, not isinstance: to Python a bool is a kind of int.
     if type(value) is not hint and not (hint is float and type(value) is int):
         raise InputError(f"{where} is {value!r}", f"it takes {TYPES[hint]}")
-    if hint in (int, float) and not (math.isfinite(value) and value >= 0):
-        raise InputError(f"{where} is {value!r}", f"it takes {TYPES[hint]} from 0 up")
+    if hint in (int, float):
+        least, most = limits.get("least", 0), limits.get("most", math.inf)
+        if not (least <= value <= most and value < math.inf):
+            upwards = "up" if most == math.inf else f"to {most:g}"
+            raise InputError(f"{where} is {value!r}", f"it takes {TYPES[hint]} from {least:g} {upwards}")
     return hint(value)

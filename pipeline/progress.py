@@ -11,7 +11,7 @@ class Progress(Protocol):
     """Told by the stages, shown by the command line, a page, or nobody."""
 
     def begin(self, name: str, total: int) -> None:
-        """A stretch of `total` steps starts; `name` is a word or two for people ("w_plus", "drag")."""
+        """A stretch of `total` steps starts; `name` is a word or two for people ("w+", "drag")."""
 
     def step(self, done: int, note: str = "") -> None:
         """`done` steps of the stretch are finished; `note` is a short figure ("loss 0.21")."""

@@ -5,13 +5,23 @@ The fields are the one list of settings: preset and config files, flags, cache k
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 # Which square of a photo a model was trained to see. "ffhq": the face's, turned upright; "ffhq-upright": the same one
 # unturned; "square": the largest centred one, or that around --box; "letterbox": all of the photo, or of --box, with
 # black bars.
 Aligner = Literal["ffhq", "ffhq-upright", "square", "letterbox"]
+
+
+# More is a slip of the finger: hours, and rates that diverge at once.
+MOST_STEPS, MOST_LR, MOST_RANK, MOST_WEIGHT = 100_000, 10.0, 512, 1e6
+
+
+def within(default: Any, *, least: float = 0, most: float = math.inf) -> Any:
+    """A field with this default that takes numbers from `least` to `most`."""
+    return field(default=default, metadata={"least": least, "most": most})
 
 
 @dataclass(frozen=True)
@@ -29,24 +39,24 @@ class InversionSettings:
     space: Literal["w", "w+"] = "w+"
     perceptual: Literal["auto", "vgg", "alex", "squeeze", "embedded"] = "auto"
     start: Literal["auto", "mean"] = "auto"
-    steps_w: int = 10
-    steps_w_from_mean: int = 150
-    steps_w_plus: int = 40
-    lr: float = 0.1
-    warm_up: float = 0.3
-    explore: float = 0.0
-    plateau: float = 0.04
+    steps_w: int = within(10, most=MOST_STEPS)
+    steps_w_from_mean: int = within(150, most=MOST_STEPS)
+    steps_w_plus: int = within(40, most=MOST_STEPS)
+    lr: float = within(0.1, most=MOST_LR)
+    warm_up: float = within(0.3, most=1.0)
+    explore: float = within(0.0, most=1.0)
+    plateau: float = within(0.04, most=1.0)
     noise: Literal["fixed", "optimised"] = "fixed"
-    pixel_weight: float = 1.0
-    prior_weight: float = 0.02
+    pixel_weight: float = within(1.0, most=MOST_WEIGHT)
+    prior_weight: float = within(0.02, most=MOST_WEIGHT)
     tune: Literal["none", "lowrank", "full"] = "lowrank"
     tune_layers: Literal["convs", "all"] = "convs"
-    tune_rank: int = 14
-    tune_steps: int = 60
-    tune_lr: float = 0.02
+    tune_rank: int = within(14, least=1, most=MOST_RANK)
+    tune_steps: int = within(60, most=MOST_STEPS)
+    tune_lr: float = within(0.02, most=MOST_LR)
     tune_stop: float = 0.0
-    tune_pixel_weight: float = 1.0
-    locality: float = 0.0
+    tune_pixel_weight: float = within(1.0, most=MOST_WEIGHT)
+    locality: float = within(0.0, most=MOST_WEIGHT)
 
 
 @dataclass(frozen=True)

@@ -350,7 +350,9 @@ def check_pictures(
     named = [Path(other) for other in others if isinstance(other, (str, os.PathLike))]
     for path, check in [(Path(path), check) for path, check in checks if path is not None]:
         check(path)
-        if work.owns(path) or any(path.resolve() == other.resolve() for other in named):
+        if work.owns(path):
+            raise InputError(f"{path}: is the work folder's own", "choose another name for it", code="overwrite")
+        if any(path.resolve() == other.resolve() for other in named):
             raise InputError(f"{path}: is another file of this edit", "choose another name for it", code="overwrite")
         # The photo's own place is not known to a work folder, its bytes are.
         if path.exists() and hashlib.sha256(path.read_bytes()).hexdigest() == work.about_photo().get("photo_sha256"):

@@ -54,7 +54,6 @@ ABANDONED_S = 3600.0  # a temporary file this old belongs to a dead process
 _MATTERS: Mapping[str, Callable[[InversionSettings], bool]] = {
     "perceptual": lambda settings: False,  # a choice; the loss that it came to stands in the key by itself
     "steps_w_plus": lambda settings: settings.space == "w+",
-    "prior_weight": lambda settings: settings.space == "w+",
     "tune_rank": lambda settings: settings.tune == "lowrank",
     **dict.fromkeys(
         ("tune_layers", "tune_steps", "tune_lr", "tune_stop", "tune_pixel_weight", "locality"),
@@ -330,11 +329,11 @@ class Store:
                 raise DamagedError(found)
         except (FileNotFoundError, OtherVersionError):
             return None
-        except DamagedError as fault:
+        except DamagedError as damage:
             aside = next(p for n in itertools.count(1) if not (p := self.folder / f"{key}.damaged-{n}").exists())
             with contextlib.suppress(FileNotFoundError):  # another process was first
                 path.rename(aside)
-            self.progress.say(f"a stored latent is damaged ({fault}): set aside as {aside}, it is made again")
+            self.progress.say(f"a stored latent is damaged ({damage}): set aside as {aside}, it is made again")
             return None
         except OSError as error:
             raise WorkError(f"cannot read {path}: {error.strerror or error}", "see REALDRAG_HOME") from error

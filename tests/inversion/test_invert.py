@@ -26,7 +26,7 @@ from realdrag.stylegan import Encoder, Generator, delta_fault, to_picture, to_te
 from realdrag.values import Latent
 from realdrag.weights import load_perceptual
 
-QUICK = InversionSettings(steps_w_from_mean=12, steps_w_plus=16, tune_steps=10, tune="none")
+QUICK = InversionSettings(steps_w_from_mean=12, steps_w_plus=16, tune_steps=10, tune_lr=0.003, tune="none")
 PHASES = ("w", "w+", "tune")
 
 
@@ -324,11 +324,27 @@ def test_the_time_is_told_from_the_first_steps(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr("realdrag.inversion.optimise.time.monotonic", lambda: clock[0])
     x = torch.ones(1, requires_grad=True)
-    phases = Phases(None, Listener(), {"w": 10, "w+": 20, "tune": 10})
+    phases = Phases(None, Listener(), {"w": 10, "w+": 20, "tune": 10}, {"tune": 1.4})
     for name in ("w", "w+"):
         phases.run(Phase(name, {"x": x}, 0.1, phases.plan[name], 0.05), lambda step: {"perceptual": x.sum()})
     # 6 and 20 steps of 2 s, 10 of tuning at 1.4 times that.
-    assert said == ["inversion: at most 80 s here (10 + 20 + 10 steps)"]
+    assert said == ["inversion: about 80 s here (10 + 20 + 10 steps)"]
+
+
+@pytest.mark.parametrize("tune", ["lowrank", "full"])
+def test_tuning_that_ends_farther_away_is_not_kept(generator: Generator, crop: np.ndarray, tune: str) -> None:
+    settings = replace(QUICK, tune=tune, tune_steps=4, tune_lr=0.5)
+    latent = run(crop, generator, settings)
+    curve = [sum(terms) for terms in zip(*latent.curves["tune"].values(), strict=True)]
+    assert curve[-1] > curve[0]
+    assert latent.delta is None
+    assert latent.picture.tobytes() == run(crop, generator, QUICK).picture.tobytes()
+
+
+def test_the_prior_has_a_say_in_w_too(generator: Generator, crop: np.ndarray) -> None:
+    """So it stands in the key there."""
+    ends = [run(crop, generator, replace(QUICK, space="w", prior_weight=weight)).w_plus for weight in (0.0, 1.0)]
+    assert ends[0].tobytes() != ends[1].tobytes()
 
 
 def test_an_inversion_that_diverges_says_so(generator: Generator, crop: np.ndarray) -> None:

@@ -69,3 +69,8 @@ def test_the_verdict_says_how_far_outside_and_what_to_try(domain: float | None, 
         assert "--box" in words
         assert "--model" in words
     assert verdict({"lpips": 0.1}) == ""
+
+
+def test_the_verdict_tells_an_inversion_that_failed() -> None:
+    assert "unlike the photo" in verdict({"domain": 0.5, "psnr": 12.0})
+    assert "unlike" not in verdict({"domain": 0.5, "psnr": 19.0})

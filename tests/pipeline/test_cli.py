@@ -124,7 +124,7 @@ WRONG: dict[str, tuple[list[str], str, str]] = {
     ),
     "report over the folder's": (
         ["invert", "-w", "work", "--report", "work/inverted.png"],
-        "another file of this edit",
+        "the work folder's own",
         "overwrite",
     ),
     "no work folder": (["invert", "-w", "gone"], "realdrag align PHOTO -w gone", "input"),

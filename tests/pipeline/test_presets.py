@@ -93,9 +93,14 @@ def test_whole_numbers_serve_as_floats() -> None:
         ("[inversion]\nsteps_w = true\n", ["[inversion] steps_w", "True", "a whole number"]),
         ("[inversion]\nlr = true\n", ["[inversion] lr", "True", "a number"]),
         ("[inversion]\nlr = '1'\n", ["[inversion] lr", "'1'", "a number"]),
-        ("[inversion]\nlr = nan\n", ["[inversion] lr", "nan", "from 0 up"]),
-        ("[inversion]\nlr = inf\n", ["[inversion] lr", "inf", "from 0 up"]),
-        ("[inversion]\nlr = -1.0\n", ["[inversion] lr", "-1.0", "from 0 up"]),
+        ("[inversion]\nlr = nan\n", ["[inversion] lr", "nan", "from 0 to 10"]),
+        ("[inversion]\nlr = inf\n", ["[inversion] lr", "inf", "from 0 to 10"]),
+        ("[inversion]\nlr = -1.0\n", ["[inversion] lr", "-1.0", "from 0 to 10"]),
+        ("[inversion]\nlr = 1e38\n", ["[inversion] lr", "1e+38", "from 0 to 10"]),
+        ("[inversion]\ntune_rank = 0\n", ["[inversion] tune_rank", "0", "from 1 to 512"]),
+        ("[inversion]\nsteps_w = 99999999999999999999\n", ["[inversion] steps_w", "from 0 to 100000"]),
+        ("[inversion]\nwarm_up = 2\n", ["[inversion] warm_up", "from 0 to 1"]),
+        ("[drag]\nlr = -1.0\n", ["[drag] lr", "-1.0", "from 0 up"]),
         ("[drag]\nblock = 32\n", ["[drag] block", "32", "text"]),
         ("[drag]\nlr = 1\nlr = \n", ["my.toml", "line 3"]),
     ],
@@ -138,7 +143,9 @@ def test_every_field_can_be_set_from_a_file(config: Path) -> None:
     for table in dataclasses.fields(Settings):
         lines.append(f"[{table.name}]")
         values = dataclasses.asdict(getattr(Settings(), table.name))
-        want[table.name] = {k: v + 1 if isinstance(v, int | float) else v for k, v in values.items()}
+        want[table.name] = {
+            k: v / 2 if isinstance(v, float) else v + 1 if isinstance(v, int) else v for k, v in values.items()
+        }
         lines += [f"{k} = {v if isinstance(v, int | float) else repr(v)}" for k, v in want[table.name].items()]
     config.write_text("\n".join(lines))
     got = dataclasses.asdict(presets.load(None, config)[1])

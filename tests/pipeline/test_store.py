@@ -246,8 +246,8 @@ def test_key_depends_on_each_setting(field: dataclasses.Field[object]) -> None:
     ("where", "idle"),
     [
         ({}, {"perceptual": "embedded"}),  # the loss that it came to stands in the key by itself
-        ({"space": "w"}, {"steps_w_plus": 7, "prior_weight": 0.7}),
-        ({"tune": "none"}, {"tune_steps": 7, "tune_lr": 0.7, "tune_rank": 7}),
+        ({"space": "w"}, {"steps_w_plus": 7}),
+        ({"tune": "none"}, {"tune_steps": 7, "tune_lr": 0.7, "tune_rank": 7, "locality": 0.7, "tune_layers": "all"}),
         ({"tune": "full"}, {"tune_rank": 7}),
     ],
     ids=["choice of loss", "w", "not tuned", "tuned in full"],
