@@ -134,7 +134,7 @@ class Bench:
         padded = np.pad(large, ((SHIFT, SHIFT), (SHIFT, SHIFT), (0, 0)), "reflect")
         moved = padded[SHIFT + dy : SHIFT + dy + SIDE, SHIFT + dx : SHIFT + dx + SIDE]
         again = self.read(moved)
-        return np.full(68, np.nan) if again is None else np.linalg.norm(again + [dx, dy] - points, axis=1)
+        return np.full(68, np.nan) if again is None else np.linalg.norm(again - points + np.array([dx, dy]), axis=1)
 
     def landmark_drag(self, pair: int, points: int, method: str) -> dict[str, float | None] | None:
         """One pair dragged there and back, and within a mask. None where a face is not found."""
