@@ -1,14 +1,15 @@
 """How long a step and a whole drag take, by ours and by the published loop, and what both hold in memory.
 
-    python benchmarks/drag.py [--models ffhq-1024 …] [--precision fp32 bf16] [--repeats 9] [--pairs 12] [--points 1 5]
+    python benchmarks/drag.py [--models ffhq-1024 …] [--precision fp32 bf16] [--mask] [--pairs 12] [--points 1 5]
 
 A step is all that lies between two looks at a drag's state: synthesis, tracking, loss, gradient, update; five handles
-whose targets are far, no mask, of random weights at FFHQ's sizes. The published loop (`published_drag.py`) makes three,
+whose targets are far, of random weights at FFHQ's sizes. The published loop (`published_drag.py`) makes three,
 after one that is not counted, with the system's allocator; ours keep freed memory, as the commands do. The floor is the
 arithmetic of forward and backward to the feature block at the rate of a large matrix product (`synthesis.py`). Whole
 drags are the embedded model's: landmarks of one sample to another's (`landmarks.py`), the same pairs and handles for
 both, until each takes them for arrived, at most 300 steps. Each figure comes from a process of its own, and the peak is
-what that one held at most (VmHWM).
+what that one held at most (VmHWM); for steps up to the last of them, before the dragged picture is made. With --mask
+the upper quarter of the picture is held in the steps of both, which costs the published loop most.
 """
 
 import argparse
@@ -24,10 +25,11 @@ from pathlib import Path
 import numpy as np
 import synthesis
 import torch
-from published_drag import PublishedDrag
+from published_drag import SMALLEST, PublishedDrag
 
 from realdrag import devices
 from realdrag.drag import drag
+from realdrag.geometry import resize
 from realdrag.presets import load
 from realdrag.progress import Silent
 from realdrag.stylegan import Generator
@@ -40,30 +42,35 @@ HANDLES = np.array([[0.3, 0.4], [0.7, 0.4], [0.5, 0.55], [0.38, 0.7], [0.62, 0.7
 FAR = np.array([0.12, 0.16])
 
 
-def step_seconds(generator: Generator, what: str, repeats: int) -> float:
-    """Median seconds of a step of a drag with five handles. what: paper, default."""
+def measure_steps(generator: Generator, what: str, repeats: int, masked: bool) -> dict[str, float]:
+    """Median milliseconds of a step of a drag with five handles, and the peak. what: paper, default."""
     side = generator.config.img_resolution
     handles, targets = HANDLES * side, (HANDLES + FAR) * side
     with torch.no_grad():
         z = torch.randn(1, generator.config.z_dim, generator=torch.Generator().manual_seed(0))
         w_plus = generator.truncated(z).contiguous()
-    looks = [time.perf_counter()]
+    movable = np.ones((side, side), np.float32)
+    movable[: side // 4] = 0
+    looks, peak = [time.perf_counter()], 0.0
     if what == "paper":
-        loop = PublishedDrag(generator, w_plus, handles, targets)
+        fixed = torch.from_numpy(1 - resize(movable, max(side, SMALLEST))) if masked else None
+        loop = PublishedDrag(generator, w_plus, handles, targets, fixed)
         for _ in range(1 + REFERENCE_STEPS):
             loop.step()
             looks.append(time.perf_counter())
-        return statistics.median(np.diff(looks[1:]))
+        return {"ms": statistics.median(np.diff(looks[1:])) * 1e3, "mb": peak_mb()}
 
     def look() -> bool:
+        nonlocal peak
+        peak = peak_mb()
         looks.append(time.perf_counter())
         return False
 
     latent = Latent(w_plus[0].numpy(), None, np.zeros((1, 1, 3), np.uint8), "", "", {})
     settings = replace(load(None)[1].drag, max_steps=3 + repeats)
-    drag(latent, generator, handles, targets, to_model=np.eye(3), movable=None, settings=settings,
-         progress=Silent(), cancelled=look)  # fmt: skip
-    return statistics.median(np.diff(looks[3:]))
+    drag(latent, generator, handles, targets, to_model=np.eye(3), movable=movable if masked else None,
+         settings=settings, progress=Silent(), cancelled=look)  # fmt: skip
+    return {"ms": statistics.median(np.diff(looks[3:])) * 1e3, "mb": peak}
 
 
 def whole_drags(what: str, precision: str, pairs: int, points: int) -> dict[str, float]:
@@ -110,13 +117,14 @@ def measure(args: argparse.Namespace) -> dict[str, float]:
         return {**whole_drags(args.one, precision, args.pairs, args.points[0]), "mb": peak_mb()}
     generator, _ = synthesis.built(name)
     generator.dtype = synthesis.DTYPES[precision]
-    return {"ms": step_seconds(generator, args.one, args.repeats) * 1e3, "mb": peak_mb()}
+    return measure_steps(generator, args.one, args.repeats, args.mask)
 
 
 def apart(what: str, name: str, precision: str, args: argparse.Namespace, points: int = 0) -> dict[str, float]:
     """`measure` in a new process, with the system's allocator as it comes."""
     command = [sys.executable, __file__, "--one", what, "--models", name, "--precision", precision]
     command += ["--repeats", str(args.repeats), "--pairs", str(args.pairs), "--points", *([str(points)] * bool(points))]
+    command += ["--mask"] * args.mask
     plain = {key: value for key, value in os.environ.items() if not key.startswith("MALLOC_")}
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, env=plain)
     found: dict[str, float] = json.loads(done.stdout)
@@ -131,6 +139,7 @@ def main() -> None:
     p.add_argument("--repeats", type=int, default=9)
     p.add_argument("--pairs", type=int, default=12)
     p.add_argument("--points", nargs="*", type=int, default=[1, 5], choices=[1, 5, 68], help="of whole drags")
+    p.add_argument("--mask", action="store_true", help="hold the upper quarter in the steps")
     p.add_argument("--one", help=argparse.SUPPRESS)
     args = p.parse_args()
     if args.one:

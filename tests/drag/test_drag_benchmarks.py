@@ -78,10 +78,12 @@ def test_the_published_patch_lies_too_far_to_the_top_left(
     assert -1 < middles[False][1] < -0.3
 
 
+@pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("what", ["paper", "default"])
-def test_a_step_is_measured(load: Load, frozen_again: Generator, what: str) -> None:
-    assert load("drag").step_seconds(frozen_again, what, 1) > 0
-    assert load("drag").peak_mb() > 50
+def test_steps_are_measured(load: Load, frozen_again: Generator, what: str, masked: bool) -> None:
+    found = load("drag").measure_steps(frozen_again, what, 1, masked)
+    assert found["ms"] > 0
+    assert found["mb"] > 50
 
 
 def test_the_mask_lies_about_the_points(load: Load) -> None:
