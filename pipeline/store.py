@@ -29,7 +29,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from realdrag.errors import WorkError
 from realdrag.locks import held
@@ -236,6 +235,8 @@ def read_entry(path: Path, key: str) -> Latent:
 
 def packed(picture: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     """A picture [r, r, 3] as the bytes of a lossless WebP file: a third of its size or less, and read in no time."""
+    from PIL import Image
+
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, "WEBP", lossless=True, method=4)
     return np.frombuffer(buffer.getvalue(), np.uint8)
@@ -243,6 +244,8 @@ def packed(picture: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
 
 def unpacked(data: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     """The picture that `packed` was given. DamagedError for anything else."""
+    from PIL import Image
+
     try:
         with Image.open(io.BytesIO(data.tobytes()), formats=["WEBP"]) as image:
             if max(image.size) > LARGEST:

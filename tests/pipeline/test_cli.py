@@ -57,7 +57,11 @@ WRONG: dict[str, tuple[list[str], str, str]] = {
     "film in no folder": ([*DRAGGED, "--film", "gone/f.gif"], "does not exist", "unwritable"),
     "film over the result": ([*DRAGGED, "--film", "new.png"], "another file of this edit", "overwrite"),
     "film over the photo": ([*DRAGGED, "--film", "a.png"], "another file of this edit", "overwrite"),
-    "film over the folder's": (["drag", "-w", "work", "--film", "work/dragged.png"], "another file", "overwrite"),
+    "film over the folder's": (
+        ["drag", "-w", "work", "--film", "work/dragged.png"],
+        "the work folder's own",
+        "overwrite",
+    ),
     "film over a work folder's photo": (["drag", "-w", "work", "--film", "a.png"], "a.png: is the photo", "overwrite"),
     "film over the plot": ([*DRAGGED, "--film", "p.png", "--plot", "p.png"], "another file", "overwrite"),
     "plot of another kind": ([*DRAGGED, "--plot", "p.gif"], ".png, .svg, .pdf", "suffix"),

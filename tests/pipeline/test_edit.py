@@ -90,7 +90,7 @@ def check_report(report: dict[str, Any], photo: Path, output: Path) -> None:
     assert parts - 0.01 <= seconds["total"] < parts + 10
     assert report["model"].keys() == {"name", "sha256"}
     assert len(report["model"]["sha256"]) == 64
-    assert report["inversion"].keys() == {"lpips", "psnr", "ssim"}
+    assert report["inversion"].keys() == {"lpips", "psnr", "ssim", "domain"}
     (handle,) = report["handles"]
     assert handle.keys() == {"start", "target", "end", "distance_start", "distance_end"}
     assert (handle["start"], handle["target"]) == ([215, 120], [210, 112])
