@@ -17,7 +17,7 @@ from realdrag.inversion.losses import Lpips, Perceptual, pixel_distance
 from realdrag.inversion.noise import FreeNoise
 from realdrag.inversion.optimise import Checkpoint, Phase, Phases
 from realdrag.inversion.spread import Spread
-from realdrag.inversion.tuning import LOCALITY_COST, TUNING_COST, tune
+from realdrag.inversion.tuning import cost, tune
 from realdrag.progress import Progress
 from realdrag.settings import InversionSettings
 from realdrag.stylegan import Encoder, Generator, to_picture, to_tensor, with_delta
@@ -48,7 +48,7 @@ def invert(
     plan = {"w": settings.steps_w if encoder is not None else settings.steps_w_from_mean}
     plan |= {"w+": settings.steps_w_plus} if settings.space == "w+" else {}
     plan |= {"tune": settings.tune_steps} if settings.tune != "none" else {}
-    phases = Phases(checkpoint, progress, plan, {"tune": TUNING_COST * (LOCALITY_COST if settings.locality else 1)})
+    phases = Phases(checkpoint, progress, plan, {"tune": cost(generator, settings)})
     noise = FreeNoise(generator) if settings.noise == "optimised" else None
     scene = generator if noise is None else noise.generator
     maps, after = ({}, nothing) if noise is None else (noise.maps, noise.normalise)
