@@ -177,6 +177,7 @@ def show(rows, ways, plot):  # type: ignore[no-untyped-def]
         points[way] = medians
     if plot:
         import matplotlib.pyplot as plt
+        from matplotlib.ticker import LogLocator
 
         figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
         for axis, k, name in zip(axes, (1, 2), ("LPIPS (lower is better)", "PSNR, dB"), strict=True):
@@ -184,6 +185,10 @@ def show(rows, ways, plot):  # type: ignore[no-untyped-def]
                 axis.plot(medians[0], medians[k], "s" if way in REFERENCES else "o")
                 axis.annotate(way, (medians[0], medians[k]), xytext=(4, 4), textcoords="offset points", fontsize=8)
             axis.set(xlabel="seconds a face", ylabel=name, xscale="log")
+            axis.margins(x=0.2)
+            axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.xaxis.set_major_formatter("{x:g}")
+            axis.xaxis.set_minor_formatter("")
         figure.savefig(plot, dpi=120)
 
 
