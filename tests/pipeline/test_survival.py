@@ -188,7 +188,7 @@ def test_many_kills_lose_no_more(small_model: Path, photo: Path, tmp_path: Path,
     survive(small_model, photo, tmp_path / "home", undisturbed, delays)
 
 
-@pytest.mark.parametrize("where", ["os.fsync", "pathlib.Path.replace", "optimise.Phases._restore"])
+@pytest.mark.parametrize("where", ["os.fsync", "pathlib.Path.replace", "optimise.Phase.restore"])
 @pytest.mark.slow
 def test_a_kill_in_the_middle_of_writing(
     small_model: Path, photo: Path, tmp_path: Path, undisturbed: str, where: str
