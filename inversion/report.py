@@ -22,6 +22,7 @@ USUAL, OUTSIDE = 0.8, 0.9
 UNLIKE = 16.0  # dB: with the fewest steps 32 faces came to 17 and more
 GAIN = 4  # of the difference shown
 FIGURES = (("lpips", "LPIPS", "↓"), ("psnr", "PSNR, dB", "↑"), ("ssim", "SSIM", "↑"))
+PHASES = ("w", "w+", "tune")
 COLOURS = {"perceptual": "C0", "pixels": "C1", "prior": "C2", "elsewhere": "C3"}  # noise's loss is of another size
 ADVICE = "is it upright, is the right thing in the crop (--face, --box), is this the --model for it?"
 
@@ -81,9 +82,10 @@ def _curves(axes: Axes, curves: Mapping[str, Mapping[str, Sequence[float]]]) -> 
     """The terms of the loss over the steps of all phases, one after another."""
     lines: dict[str, tuple[list[int], list[float]]] = {}
     first = 0
-    for phase, terms in curves.items():
+    for phase in (phase for phase in PHASES if phase in curves):  # a stored latent's come in any order
+        terms = curves[phase]
         steps = max((len(values) for values in terms.values()), default=0)
-        for term, values in ((term, values) for term, values in terms.items() if term in COLOURS):
+        for term, values in ((term, terms[term]) for term in COLOURS if term in terms):
             x, y = lines.setdefault(term, ([], []))
             x.extend(range(first + 1, first + len(values) + 1))
             y.extend(values)

@@ -50,6 +50,11 @@ def test_a_report_is_the_same_each_time_and_of_a_size_to_look_at() -> None:
     assert drawn(crop, latent()).shape[1] >= 900
 
 
+def test_curves_in_any_order_are_drawn_in_that_of_the_work() -> None:
+    turned = {phase: dict(reversed(terms.items())) for phase, terms in reversed(CURVES.items())}
+    assert draw(latent().picture, replace(latent(), curves=turned)) == draw(latent().picture, latent())
+
+
 def test_the_curves_are_drawn() -> None:
     crop = latent().picture
     without = drawn(crop, replace(latent(), curves={}))
