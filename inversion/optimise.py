@@ -23,6 +23,11 @@ LAST_TWO = (-2 * WINDOW, -WINDOW), (-WINDOW, None)
 Terms = Mapping[str, Tensor]  # of a loss: name → scalar; their sum is minimised, the first one is the perceptual loss
 
 
+def total(terms: Terms) -> Tensor:
+    """What is minimised, a scalar."""
+    return torch.stack(list(terms.values())).sum()
+
+
 class Checkpoint(Protocol):
     """Where unfinished work is kept; the caller's store."""
 
@@ -74,12 +79,18 @@ class Phase:
             if now > (1 - self.plateau) * before:
                 self.end = self.done + math.ceil(FALL * self.steps)
 
-    def state(self) -> dict[str, Tensor]:
-        """What a checkpoint needs to go on, under names that begin with that of the phase."""
+    def outcome(self) -> dict[str, Tensor]:
+        """Where the phase is, under names that begin with its own: all that later phases need of a finished one."""
         kept = {f"{self.name}/step": torch.tensor([self.done, self.end])}
         kept |= {f"{self.name}/curve/{term}": torch.tensor(curve) for term, curve in self.curves.items()}
         for key, parameter in self.parameters.items():
             kept[f"{self.name}/{key}"] = parameter.detach().clone()
+        return kept
+
+    def state(self) -> dict[str, Tensor]:
+        """What a checkpoint needs to go on: that, and Adam's moments."""
+        kept = self.outcome()
+        for key, parameter in self.parameters.items():
             if moments := self.optimizer.state.get(parameter):
                 kept[f"{self.name}/{key}/m"] = moments["exp_avg"].clone()
                 kept[f"{self.name}/{key}/v"] = moments["exp_avg_sq"].clone()
@@ -131,9 +142,8 @@ class Phases:
         if phase.done < phase.end:
             self._minimise(phase, loss, after)
         self.curves[phase.name] = phase.curves
-        self.kept |= {name: value for name, value in phase.state().items() if not name.endswith(("/m", "/v"))}
-        for name in [f"{phase.name}/{key}/{moment}" for key in phase.parameters for moment in "mv"]:
-            self.kept.pop(name, None)
+        others = {name: value for name, value in self.kept.items() if not name.startswith(f"{phase.name}/")}
+        self.kept = others | phase.outcome()
 
     def _minimise(self, phase: Phase, loss: Callable[[int], Terms], after: Callable[[], None]) -> None:
         free, warm = list(phase.parameters.values()), phase.done + 1  # the first step takes longer than the others
@@ -152,8 +162,7 @@ class Phases:
                     if next(iter(values.values())) <= phase.stop:
                         phase.end = phase.done
                         break
-                    total = torch.stack(list(terms.values())).sum()
-                    for parameter, gradient in zip(free, torch.autograd.grad(total, free), strict=True):
+                    for parameter, gradient in zip(free, torch.autograd.grad(total(terms), free), strict=True):
                         parameter.grad = gradient
                     whole = False
                     phase.optimizer.step()

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from realdrag.inversion.losses import Perceptual
-from realdrag.inversion.optimise import Phase, Phases, Terms
+from realdrag.inversion.optimise import Phase, Phases, Terms, total
 from realdrag.inversion.spread import samples
 from realdrag.settings import InversionSettings
 from realdrag.stylegan import LEFT, RIGHT, Generator, delta_between, product
@@ -57,8 +57,7 @@ def tune(
         weights = {k: p for k, p in tuned.synthesis.named_parameters() if colours or "torgb" not in k}
         parameters: dict[str, Tensor] = {k: p.requires_grad_() for k, p in weights.items()}
     else:
-        first = lambda: torch.stack(list(loss(tuned.synthesize(pivot)).values())).sum()  # noqa: E731
-        factors = LowRank(tuned, settings.tune_rank, first, colours=colours)
+        factors = LowRank(tuned, settings.tune_rank, lambda: total(loss(tuned.synthesize(pivot))), colours=colours)
         parameters = factors.parameters
 
     def terms(step: int) -> Terms:
