@@ -3,34 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from realdrag.drag.supervision import (
-    SMALLEST_WORK,
-    Problem,
-    Sight,
-    State,
-    advance,
-    at,
-    disc,
-    grid,
-    look,
-    w_plus,
-)
+from realdrag.drag.anchored import Anchored
+from realdrag.drag.draggan import DragGan
+from realdrag.drag.loop import Loop, Problem, Sight, State, begin
 from realdrag.drag.way import Latents, check_strength, way_to
-from realdrag.errors import InputError
+from realdrag.errors import InputError, WorkError
 from realdrag.geometry import Matrix, Points, resize, resize_matrix, scale_of, transform
 from realdrag.progress import Progress, stretch
 from realdrag.settings import DragSettings
 from realdrag.stylegan import Generator, to_picture
 from realdrag.values import Drag, Handle, Latent, Outcome, TraceStep
 
-PATIENCE = 25  # steps without coming nearer before a drag counts as stalled
-LOST_AFTER = 5  # steps in a row that a handle looks like nothing it started from
+LOOPS: dict[str, type[Anchored | DragGan]] = {"anchored": Anchored, "draggan": DragGan}
+LOST, LOST_AFTER = 0.1, 5  # less confidence for so many steps in a row, and the drag ends
 
 
 def choose_block(generator: Generator, wanted: str) -> str:
@@ -63,39 +54,49 @@ def drag(
     to_model: 3×3, photo pixels → pixels of the generator's picture. movable: [s, s] float32 0..1 over that picture
     (any size), 1 where it may move, or None for everywhere. generator: the tuned one, if `latent` has a delta.
     previous: go on from there, at its strength; templates of handles that go on, and the picture the mask protects,
-    stay the first. cancelled: asked once a step.
+    stay the first. cancelled: asked once a step. Raises InputError for a latent that is not finite.
     """
-    problem, state = set_up(latent, generator, handles, targets, to_model, movable, settings, previous)
-    to_work = resize_matrix(generator.config.img_resolution, problem.work) @ to_model
-    per_photo_px = scale_of(to_work)
-    way, trace, lost = [], list[TraceStep](), 0
-    ends: list[Points] = []
+    if not np.isfinite(latent.w_plus).all():
+        raise InputError("the latent is not finite", "invert the photo again")
+    loop, state = set_up(latent, generator, handles, targets, to_model, movable, settings, previous)
+    to_loop = resize_matrix(generator.config.img_resolution, loop.side) @ to_model
+    to_photo, per_photo_px = np.linalg.inv(to_loop), scale_of(to_loop)
+    way, ends, trace, lost = [], list[Points](), list[TraceStep](), 0
+    ranks = list[tuple[bool, bool, float]]()  # the least is shown: arrived before near, found before lost
+    outcome: Outcome | None = None
     with stretch(progress, "drag", settings.max_steps) as report:
-        while True:
-            state, sight, features = look(problem, state)
-            way.append(w_plus(problem, state.free.detach())[0].cpu().numpy())
-            ends.append(transform(np.linalg.inv(to_work), sight.points.cpu().double().numpy()))
-            left = tuple(round(float(d) / per_photo_px, 3) for d in sight.distances)
-            lost = lost + 1 if bool((sight.mismatch > 1).any()) else 0
-            trace.append(TraceStep(state.step, left, 0.0))
-            report.step(state.step, f"{max(left):.1f} px left")
-            outcome = ended(sight, trace, problem, lost, settings.max_steps, cancelled)
-            if outcome is not None:
+        while outcome is None:
+            sight = loop.look(state)
+            if not np.isfinite(sight.cost):
+                outcome = Outcome.LOST_HANDLE
                 break
-            state, loss = advance(problem, state, sight, features)
-            trace[-1] = TraceStep(trace[-1].step, left, round(loss, 6))
-    best = best_step(trace)
-    (picture,) = pictures(generator, np.stack(way[best : best + 1]))
+            way.append(loop.problem.w_plus(sight.free.detach())[0].cpu().numpy())
+            ends.append(transform(to_photo, sight.points.cpu().double().numpy()))
+            left = tuple(round(float(d) / per_photo_px, 3) for d in sight.distances)
+            sure = tuple(round(float(c), 3) for c in sight.confidence)
+            trace.append(TraceStep(state.step, left, round(float(sight.loss.detach()), 6), sure))
+            is_lost = min(sure, default=1) < LOST
+            ranks.append((not arrived(loop, sight), is_lost, sight.cost))
+            lost = lost + 1 if is_lost else 0
+            report.step(state.step, f"{max(left):.1f} px left")
+            outcome = ended(loop, state, sight, lost, settings.max_steps, cancelled)
+            state = loop.advance(state, sight) if outcome is None else state
+    if not ranks:
+        raise WorkError("the model's features are not finite numbers", "take --precision fp32, or another model")
+    chosen = ranks.index(min(ranks))
+    if not ranks[chosen][0] and outcome is not Outcome.CANCELLED:
+        outcome = Outcome.REACHED
+    (picture,) = pictures(generator, np.stack(way[chosen : chosen + 1]))
     return Drag(
-        handles=summary(handles, targets, ends[best]),
+        handles=summary(handles, targets, ends[chosen], trace[chosen].confidences),
         outcome=outcome,
         way=np.stack(way),
         places=np.stack(ends),
         before=np.zeros((0, *way[0].shape), np.float32) if previous is None else way_to(previous)[0][:-1],
-        chosen=best,
-        templates=problem.templates.cpu().numpy(),
+        chosen=chosen,
+        templates=loop.templates.cpu().numpy(),
         picture=picture,
-        block=problem.block,
+        block=loop.problem.block,
         trace=tuple(trace),
     )
 
@@ -110,7 +111,8 @@ def at_strength(drag: Drag, generator: Generator, strength: float) -> Drag:
     latents, places = way_to(drag, strength)
     starts, targets = (np.array([getattr(h, name) for h in drag.handles]) for name in ("start", "target"))
     (picture,) = pictures(generator, latents[-1:])
-    return replace(drag, handles=summary(starts, targets, places[-1]), picture=picture, strength=strength)
+    ends = summary(starts, targets, places[-1], tuple(handle.confidence for handle in drag.handles))
+    return replace(drag, handles=ends, picture=picture, strength=strength)
 
 
 def pictures(generator: Generator, latents: Latents) -> list[npt.NDArray[np.uint8]]:
@@ -129,105 +131,66 @@ def set_up(
     movable: npt.NDArray[np.float32] | None,
     settings: DragSettings,
     previous: Drag | None,
-) -> tuple[Problem, State]:
-    """The problem in the generator's terms, and the state it starts from."""
+) -> tuple[Loop, State]:
+    """The loop on the problem in the generator's terms, and the state it starts from."""
     device = generator.mapping.w_avg.device
     block = choose_block(generator, settings.block)
-    resolution = generator.config.img_resolution
-    work = max(resolution, SMALLEST_WORK)
-    to_work = resize_matrix(resolution, work) @ to_model
-    points = torch.from_numpy(transform(to_work, handles)).float().to(device)
     original = torch.from_numpy(latent.w_plus)[None].to(device)
     start = original if previous is None else torch.from_numpy(way_to(previous)[0][-1])[None].to(device)
     with torch.no_grad():
         features = generator.synthesize(original, block)
         now = features if previous is None else generator.synthesize(start, block)
-        templates = at(now, points, work)
-    if previous is not None:
-        keep_templates(templates, handles, previous)
     fixed = None
     if movable is not None:
         fixed = torch.from_numpy(1 - resize(np.ascontiguousarray(movable), features.shape[-1])).to(device)
         fixed = fixed.clamp(0, 1) if bool((fixed > 0.01).any()) else None
-    reach = reach_of(resolution, features.shape[-1])
     problem = Problem(
         generator=generator,
         block=block,
+        settings=settings,
         start=start,
-        rows=min(settings.rows, generator.config.num_ws),
-        lr=settings.lr,
-        targets=torch.from_numpy(transform(to_work, targets)).float().to(device),
-        templates=templates,
+        handles=torch.from_numpy(transform(to_model, handles)).float().to(device),
+        targets=torch.from_numpy(transform(to_model, targets)).float().to(device),
         original=features,
+        now=now,
         fixed=fixed,
-        mask_weight=settings.mask_weight,
-        keep_weight=settings.keep_weight,
-        work=work,
-        patch=disc(reach.patch, reach.patch_spacing).to(device),
-        window=grid(reach.window, reach.window_spacing).to(device),
-        push=reach.push,
-        stop=max(2 * work / 512, 2.0),
     )
-    free = start[:, : problem.rows].clone()
-    return problem, State(0, free, torch.zeros_like(free), torch.zeros_like(free), points)
+    kept = {} if previous is None or previous.block != block else kept_templates(handles, previous)
+    loop = LOOPS[settings.method](problem, {i: torch.from_numpy(t).to(device) for i, t in kept.items()})
+    return loop, begin(problem, loop.side)
 
 
-@dataclass(frozen=True)
-class Reach:
-    """How far supervision and tracking look, in work pixels."""
-
-    patch: float
-    patch_spacing: float
-    window: float
-    window_spacing: float
-    push: float
-
-
-def reach_of(resolution: int, features: int) -> Reach:
-    """The published radii, 3 and 12 px of a 512 px picture and a push of 1 px, from 256 px on.
-
-    Smaller pictures have too few feature pixels for them; these were measured instead (`benchmarks/blocks.py`).
-    """
-    if resolution >= SMALLEST_WORK:
-        return Reach(round(3 * resolution / 512), 1.0, round(12 * resolution / 512), 1.0, 1.0)
-    px = SMALLEST_WORK / features
-    return Reach(3 * px, px / 2, 2 * px, px / 4, px / 4)
+def kept_templates(handles: Points, previous: Drag) -> dict[int, npt.NDArray[np.float32]]:
+    """Of the handles placed where an earlier one ended (within a photo pixel): that one's template."""
+    return {
+        i: previous.templates[j]
+        for i, handle in enumerate(handles)
+        for j, before in enumerate(previous.handles)
+        if np.hypot(*(handle - np.array(before.end))) <= 1
+    }
 
 
-def keep_templates(templates: torch.Tensor, handles: Points, previous: Drag) -> None:
-    """A handle placed where an earlier one ended (within a photo pixel) keeps that one's template."""
-    for i, handle in enumerate(handles):
-        for j, before in enumerate(previous.handles):
-            if np.hypot(*(handle - np.array(before.end))) <= 1:
-                templates[i] = torch.from_numpy(previous.templates[j]).to(templates)
+def arrived(loop: Loop, sight: Sight) -> bool:
+    """Whether every handle is within `loop.stop` of its target."""
+    return bool((sight.distances <= loop.stop).all())
 
 
 def ended(
-    sight: Sight,
-    trace: list[TraceStep],
-    problem: Problem,
-    lost: int,
-    max_steps: int,
-    cancelled: Callable[[], bool],
+    loop: Loop, state: State, sight: Sight, lost: int, max_steps: int, cancelled: Callable[[], bool]
 ) -> Outcome | None:
-    """How the drag ends at this step, or None."""
-    if bool((sight.distances <= problem.stop).all()):
+    """How the drag ends at this step, or None. lost: for how many steps in a row a handle was not found."""
+    if arrived(loop, sight) and loop.settled(state, sight):
         return Outcome.REACHED
     if cancelled():
         return Outcome.CANCELLED
-    if lost >= LOST_AFTER:
+    if loop.doubts and lost >= LOST_AFTER:
         return Outcome.LOST_HANDLE
-    if trace[-1].step - best_step(trace) >= PATIENCE:
+    if loop.stalled(state):
         return Outcome.STALLED
-    return Outcome.MAX_STEPS if trace[-1].step >= max_steps else None
+    return Outcome.MAX_STEPS if state.step >= max_steps else None
 
 
-def best_step(trace: list[TraceStep]) -> int:
-    """The first step with the least mean distance."""
-    return int(np.argmin([np.mean(t.distances) for t in trace]))
-
-
-def summary(handles: Points, targets: Points, ends: Points) -> tuple[Handle, ...]:
+def summary(handles: Points, targets: Points, ends: Points, confidences: tuple[float, ...]) -> tuple[Handle, ...]:
     """Start, target, end and the two distances of each handle, rounded to a thousandth of a photo pixel."""
 
     def pair(p: Points) -> tuple[float, float]:
@@ -240,6 +203,7 @@ def summary(handles: Points, targets: Points, ends: Points) -> tuple[Handle, ...
             pair(e),
             round(float(np.hypot(*(t - h))), 3),
             round(float(np.hypot(*(t - e))), 3),
+            confidence,
         )
-        for h, t, e in zip(handles, targets, ends, strict=True)
+        for h, t, e, confidence in zip(handles, targets, ends, confidences, strict=True)
     )

@@ -61,14 +61,16 @@ class InversionSettings:
 
 @dataclass(frozen=True)
 class DragSettings:
-    """The DragGAN loop."""
+    """From an inverted latent to the one that shows the handles at their targets."""
 
+    method: Literal["anchored", "draggan"] = "anchored"
     block: str = "auto"
-    lr: float = 0.004
-    max_steps: int = 150
-    mask_weight: float = 2.0
-    keep_weight: float = 1.0
-    rows: int = 6
+    lr: float = within(0.02, most=MOST_LR)
+    max_steps: int = within(150, most=MOST_STEPS)
+    mask_weight: float = within(20.0, most=MOST_WEIGHT)
+    keep_weight: float = within(5.0, most=MOST_WEIGHT)
+    match_weight: float = within(4.0, most=MOST_WEIGHT)
+    rows: int = within(7, least=1, most=100)
 
 
 @dataclass(frozen=True)

@@ -114,22 +114,27 @@ class Latent:
 
 @dataclass(frozen=True)
 class Handle:
-    """One dragged point: all positions (x, y) and distances in photo pixels."""
+    """One dragged point: all positions (x, y) and distances in photo pixels.
+
+    confidence: 0..1, how far what was found at `end` looks like what the handle was placed on; 0.1 and less is lost.
+    """
 
     start: tuple[float, float]
     target: tuple[float, float]
     end: tuple[float, float]
     distance_start: float
     distance_end: float
+    confidence: float
 
 
 @dataclass(frozen=True)
 class TraceStep:
-    """A latent on the way: distance left for each handle in photo pixels, and the loss of the step from here."""
+    """A latent on the way: for each handle the distance left in photo pixels and the confidence, and the loss."""
 
     step: int
     distances: tuple[float, ...]
     loss: float
+    confidences: tuple[float, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,9 +144,9 @@ class Drag:
     way: [n, num_ws, w_dim] float32, the latent at each entry of `trace`; way[0] is where this drag began.
     places: [n, k, 2] float64, where the k handles were found then, photo pixels.
     before: [m, num_ws, w_dim] float32, the way of the drags that this one goes on from; m is 0 for the first.
-    chosen: index into `way` at which the handles were nearest. strength: 0 … 1.5, how far along the way to there the
-    result lies; above 1 beyond it.
-    templates: [n, c] float32, the features of each handle where it was first placed: going on keeps them.
+    chosen: index into `way` where all handles had arrived, or else distances and changes together were least.
+    strength: 0 … 1.5, how far along the way to there the result lies; above 1 beyond it.
+    templates: [n, …] float32, the features of each handle where it was first placed: going on keeps them.
     picture: the dragged picture, [r, r, 3] uint8. block: the feature block used ("b32").
     """
 

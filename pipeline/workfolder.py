@@ -258,7 +258,10 @@ class WorkFolder:
                 "steps": drag.steps,
                 "chosen": drag.chosen,
                 "strength": drag.strength,
-                "trace": [{"step": t.step, "distances": list(t.distances), "loss": t.loss} for t in drag.trace],
+                "trace": [
+                    {"step": t.step, "distances": list(t.distances), "loss": t.loss, "confidences": list(t.confidences)}
+                    for t in drag.trace
+                ],
             },
             "drag.safetensors",
             "dragged.png",
@@ -277,6 +280,7 @@ class WorkFolder:
                     tuple(h["end"]),
                     h["distance_start"],
                     h["distance_end"],
+                    h["confidence"],
                 )
                 for h in found["handles"]
             ),
@@ -286,7 +290,9 @@ class WorkFolder:
             **{name: tensors[name] for name in WAY},
             picture=self.picture("dragged.png"),
             block=found["block"],
-            trace=tuple(TraceStep(t["step"], tuple(t["distances"]), t["loss"]) for t in found["trace"]),
+            trace=tuple(
+                TraceStep(t["step"], tuple(t["distances"]), t["loss"], tuple(t["confidences"])) for t in found["trace"]
+            ),
         )
 
 
@@ -312,4 +318,5 @@ def handle_json(handle: Handle) -> dict[str, Any]:
         "end": list(handle.end),
         "distance_start": handle.distance_start,
         "distance_end": handle.distance_end,
+        "confidence": handle.confidence,
     }

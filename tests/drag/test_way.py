@@ -23,7 +23,7 @@ def made(*latents: float, chosen: int, before: tuple[float, ...] = ()) -> Drag:
     """A drag whose latents are single numbers; its one handle is at ten times them."""
     way = np.array(latents, np.float32).reshape(-1, 1, 1)
     return Drag(
-        handles=(Handle((0, 0), (30, 0), (0, 0), 30, 30),),
+        handles=(Handle((0, 0), (30, 0), (0, 0), 30, 30, 1.0),),
         outcome=Outcome.STALLED,
         way=way,
         places=np.concatenate([way.astype(np.float64) * 10, np.zeros((len(way), 1, 1))], axis=2),

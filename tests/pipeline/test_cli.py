@@ -215,7 +215,7 @@ def test_every_stage_prints_its_record(here: Path, cli: Run) -> None:
     assert json.loads(cli("invert", "-w", "work", "--json").out)["cache"] == "hit"
     record = json.loads(cli("drag", "-w", "work", "--drag", DRAG, "--mask", "mask.png", "--json").out)
     assert record["version"] == 1
-    assert record["trace"][0].keys() == {"step", "distances", "loss"}
+    assert record["trace"][0].keys() == {"step", "distances", "loss", "confidences"}
     common = ["--device", "cpu", "--threads", "1", "--precision", "fp32"]
     result = json.loads(cli("composite", "-w", "work", "-o", "2.png", *common, "--json").out)
     assert result["outside_max_difference"] == 0

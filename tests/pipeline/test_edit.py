@@ -92,7 +92,7 @@ def check_report(report: dict[str, Any], photo: Path, output: Path) -> None:
     assert len(report["model"]["sha256"]) == 64
     assert report["inversion"].keys() == {"lpips", "psnr", "ssim", "domain"}
     (handle,) = report["handles"]
-    assert handle.keys() == {"start", "target", "end", "distance_start", "distance_end"}
+    assert handle.keys() == {"start", "target", "end", "distance_start", "distance_end", "confidence"}
     assert (handle["start"], handle["target"]) == ([215, 120], [210, 112])
     assert handle["distance_start"] == pytest.approx(np.hypot(5, 8), abs=1e-3)
     assert handle["distance_end"] == pytest.approx(np.hypot(*np.subtract(handle["end"], handle["target"])), abs=2e-3)

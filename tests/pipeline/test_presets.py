@@ -100,7 +100,7 @@ def test_whole_numbers_serve_as_floats() -> None:
         ("[inversion]\ntune_rank = 0\n", ["[inversion] tune_rank", "0", "from 1 to 512"]),
         ("[inversion]\nsteps_w = 99999999999999999999\n", ["[inversion] steps_w", "from 0 to 100000"]),
         ("[inversion]\nwarm_up = 2\n", ["[inversion] warm_up", "from 0 to 1"]),
-        ("[drag]\nlr = -1.0\n", ["[drag] lr", "-1.0", "from 0 up"]),
+        ("[drag]\nlr = -1.0\n", ["[drag] lr", "-1.0", "from 0 to 10"]),
         ("[drag]\nblock = 32\n", ["[drag] block", "32", "text"]),
         ("[drag]\nlr = 1\nlr = \n", ["my.toml", "line 3"]),
     ],
