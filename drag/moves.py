@@ -62,9 +62,13 @@ def turn_offsets(face: Points, degrees: float) -> Offsets:
 
 
 def open_mouth_offsets(face: Points, number: float) -> Offsets:
-    """The lower lip, and the chin less far. The lips of a closed mouth cannot come nearer."""
-    gap = max(float(face[66, 1] - face[62, 1]), 0.0)
-    down = number * (0.2 if number > 0 else gap)
+    """The lower lip, and the chin less far. The lips of a closed mouth cannot come nearer.
+
+    While it opens the upper lip goes up a little, or it would come along.
+    """
+    if number > 0:
+        return {57: (0.0, 0.16 * number), 8: (0.0, 0.11 * number), 51: (0.0, -0.03 * number)}
+    down = number * max(float(face[66, 1] - face[62, 1]), 0.0)
     return {57: (0.0, down), 8: (0.0, 0.7 * down)}
 
 
@@ -76,7 +80,7 @@ TABLE = (
         "1 is a broad smile",
         -1,
         1.5,
-        by_number({48: (-0.16, -0.11)}),
+        by_number({48: (-0.12, -0.085)}),
     ),
     Move(
         "open-mouth",
@@ -92,7 +96,7 @@ TABLE = (
         "1 is much",
         -1,
         1,
-        by_number({3: (-0.2, 0), 5: (-0.2, 0)}),
+        by_number({3: (-0.17, 0), 5: (-0.17, 0)}),
     ),
     Move(
         "chin",
@@ -100,7 +104,7 @@ TABLE = (
         "1 is much",
         -1,
         1,
-        by_number({6: (0, 0.16)}, {8: (0, 0.2)}),
+        by_number({6: (0, 0.14)}, {8: (0, 0.18)}),
     ),
     Move(
         "eyes",
@@ -116,7 +120,7 @@ TABLE = (
         "1 is clearly raised",
         0,
         1.5,
-        by_number({18: (0, -0.12), 19: (0, -0.12), 20: (0, -0.12), 21: (0, -0.12)}),
+        by_number({18: (0, -0.09), 19: (0, -0.09), 20: (0, -0.09), 21: (0, -0.09)}),
     ),
     Move(
         "turn",
