@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
@@ -12,6 +13,9 @@ import numpy as np
 import pytest
 import torch
 
+from realdrag import presets
+from realdrag.drag import drag
+from realdrag.progress import Silent
 from realdrag.stylegan import Generator
 from realdrag.values import Latent
 
@@ -57,6 +61,24 @@ def test_the_published_loop_comes_nearer(
     assert torch.equal(loop.latent[:, 6:], w_plus[:, 6:])
     assert (loop.latent[:, :6] != w_plus[:, :6]).any()
     assert frozen_again.synthesis.block(16).conv0.weight.grad is not None  # as published
+
+
+def test_paper_is_the_published_loop_step_for_step(
+    load: Load, frozen_again: Generator, latent: Latent, w_plus: torch.Tensor
+) -> None:
+    """Without its faults, and without a mask, whose mean is over other pixels; both handles are far."""
+    handles, targets = np.array([[64.0, 76.0], [50.0, 92.0]]), np.array([[64.0, 70.0], [44.0, 90.0]])
+    loop = load("published_drag").PublishedDrag(frozen_again, w_plus, handles, targets, mended=True)
+    loop.run(12)
+    frozen_again.requires_grad_(False).zero_grad()
+    settings = replace(presets.load("paper")[1].drag, max_steps=12)
+    done = drag(
+        latent, frozen_again, handles, targets, to_model=np.eye(3), movable=None, settings=settings, progress=Silent()
+    )
+    assert done.steps == loop.steps == 12
+    np.testing.assert_allclose(done.way[-1], loop.latent.detach()[0], atol=1e-3)
+    assert np.abs(done.way[-1] - done.way[0]).max() > 0.01
+    np.testing.assert_allclose(done.places[-2], loop.places, atol=0.51)  # it looked before its last step; pixels of 256
 
 
 def test_the_published_patch_lies_too_far_to_the_top_left(
