@@ -29,7 +29,7 @@ from published_drag import SMALLEST, PublishedDrag
 
 from realdrag import devices
 from realdrag.drag import drag
-from realdrag.geometry import resize
+from realdrag.geometry import resize, transform
 from realdrag.presets import load
 from realdrag.progress import Silent
 from realdrag.stylegan import Generator
@@ -86,7 +86,10 @@ def whole_drags(what: str, precision: str, pairs: int, points: int) -> dict[str,
             continue
         handles, targets = here[CHOSEN[points]], there[CHOSEN[points]]
         bench.generator.dtype = synthesis.DTYPES[precision]
-        done = bench.drag(what, w_plus, handles, targets)
+        if what == "paper":
+            done = by_reference(bench, w_plus, handles, targets)
+        else:
+            done = bench.drag(what, w_plus, handles, targets)
         bench.generator.dtype = torch.float32
         found = bench.read(bench.picture(done.w_plus))
         left = np.nan if found is None else mean_distance(found[CHOSEN[points]], targets)
@@ -96,6 +99,19 @@ def whole_drags(what: str, precision: str, pairs: int, points: int) -> dict[str,
         "seconds": float(np.median(seconds)), "mean": float(seconds.mean()), "steps": float(np.median(steps)),
         "reached": int(reached.sum()), "pairs": len(rows), "left": float(np.nanmean(left)),
     }  # fmt: skip
+
+
+def by_reference(bench, w_plus, handles, targets):  # type: ignore[no-untyped-def]
+    """The published loop, points in px of 512."""
+    from landmarks import MAX_STEPS, Dragged
+
+    back = np.linalg.inv(bench.to_512)
+    began = time.perf_counter()
+    loop = PublishedDrag(bench.generator, w_plus, transform(back, handles), transform(back, targets))
+    loop.run(MAX_STEPS)
+    seconds = time.perf_counter() - began
+    bench.generator.requires_grad_(False).zero_grad()
+    return Dragged(loop.latent.detach(), loop.steps, seconds, loop.reached)
 
 
 def peak_mb() -> float:

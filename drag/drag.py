@@ -83,17 +83,18 @@ def drag(
             state = loop.advance(state, sight) if outcome is None else state
     if not ranks:
         raise WorkError("the model's features are not finite numbers", "take --precision fp32, or another model")
-    chosen = ranks.index(min(ranks))
-    if not ranks[chosen][0] and outcome is not Outcome.CANCELLED:
+    best = ranks.index(min(ranks))
+    if not ranks[best][0] and outcome is not Outcome.CANCELLED:
         outcome = Outcome.REACHED
-    (picture,) = pictures(generator, np.stack(way[chosen : chosen + 1]))
+    (picture,) = pictures(generator, np.stack(way[best : best + 1]))
     return Drag(
-        handles=summary(handles, targets, ends[chosen], trace[chosen].confidences),
+        handles=summary(handles, targets, ends[best], trace[best].confidences),
         outcome=outcome,
         way=np.stack(way),
         places=np.stack(ends),
         before=np.zeros((0, *way[0].shape), np.float32) if previous is None else way_to(previous)[0][:-1],
-        chosen=chosen,
+        best=best,
+        chosen=best,
         templates=loop.templates.cpu().numpy(),
         picture=picture,
         block=loop.problem.block,
@@ -113,6 +114,21 @@ def at_strength(drag: Drag, generator: Generator, strength: float) -> Drag:
     (picture,) = pictures(generator, latents[-1:])
     ends = summary(starts, targets, places[-1], tuple(handle.confidence for handle in drag.handles))
     return replace(drag, handles=ends, picture=picture, strength=strength)
+
+
+def at_step(drag: Drag, generator: Generator, step: int) -> Drag:
+    """The same drag as it was at `step`, 0 … `drag.steps`, at full strength, without dragging again.
+
+    generator: as for `drag`. Raises InputError for another step.
+    """
+    if not 0 <= step <= drag.steps:
+        raise InputError(
+            f"step {step}: the drag has steps 0 to {drag.steps}", "see the trace in drag.json", code="step"
+        )
+    starts, targets = (np.array([getattr(h, name) for h in drag.handles]) for name in ("start", "target"))
+    (picture,) = pictures(generator, drag.way[step : step + 1])
+    ends = summary(starts, targets, drag.places[step], drag.trace[step].confidences)
+    return replace(drag, handles=ends, picture=picture, chosen=step, strength=1.0)
 
 
 def pictures(generator: Generator, latents: Latents) -> list[npt.NDArray[np.uint8]]:

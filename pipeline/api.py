@@ -420,6 +420,19 @@ class Editor:
         with threads(self._threads()):
             return at_strength(drag, with_delta(self.generator, latent.delta), strength)
 
+    def at_step(self, latent: Latent, drag: Drag, step: int) -> Drag:
+        """The same drag as it was at `step`, 0 … `drag.steps`: its picture and where its handles were.
+
+        Nothing is dragged again; a drag is a value, so to undo one keep the one before. Raises InputError for a step
+        that there was not.
+        """
+        from realdrag.devices import threads
+        from realdrag.drag import at_step
+        from realdrag.stylegan import with_delta
+
+        with threads(self._threads()):
+            return at_step(drag, with_delta(self.generator, latent.delta), step)
+
     def moments(self, latent: Latent, drag: Drag, most: int = 60) -> list[tuple[npt.NDArray[np.uint8], Points]]:
         """What the drag went through, from the inversion to its strength: at most `most` of its steps, evenly.
 

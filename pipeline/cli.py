@@ -42,13 +42,16 @@ from realdrag.cli_options import (
     PrecisionOpt,
     PresetOpt,
     QuietOpt,
+    RedoOpt,
     ReportOpt,
     SnapOpt,
     SpaceOpt,
+    StepOpt,
     StepsOpt,
     StrengthOpt,
     ThreadsOpt,
     TuneOpt,
+    UndoOpt,
     WholeOpt,
     WorkMaybe,
     WorkOpt,
@@ -236,6 +239,9 @@ def drag(
     strength: StrengthOpt = None,
     mask: MaskOpt = None,
     go_on: ContinueOpt = False,
+    undo: UndoOpt = False,
+    redo: RedoOpt = False,
+    step: StepOpt = None,
     film: FilmOpt = None,
     plot: PlotOpt = None,
     model: ModelOpt = None,
@@ -252,28 +258,47 @@ def drag(
 ) -> None:
     """Drag handles to their targets in the inverted picture.
 
-    Without --drag and --move, --strength, --film and --plot are for the drag that the folder holds.
+    Without --drag and --move, --strength, --step, --film and --plot are for the drag that the folder holds.
     """
+    from realdrag.history import History
     from realdrag.placing import Wanted, parse_moves
     from realdrag.points import parse_drag
-    from realdrag.stages import alone, check_pictures, drag_stage, show_drag, strength_stage
+    from realdrag.stages import (
+        alone,
+        check_pictures,
+        drag_stage,
+        history_stage,
+        show_drag,
+        step_stage,
+        strength_stage,
+    )
 
     common = Common(config, device, threads, precision, quiet)
     folder = existing(work)
     editor = common.editor(model, preset, {"drag": {"block": block, "max_steps": max_steps}})
     wanted = Wanted([parse_drag(text) for text in drag or []], parse_moves(move or []), snap)
-    again = not (wanted or mask or go_on or block or max_steps) and not (
-        strength is None and film is None and plot is None
-    )
+    new = bool(wanted or mask or go_on or block or max_steps)
+    if undo + redo + (step is not None) + (strength is not None and not new) + new > 1:
+        hint = "--undo, --redo, --step and --strength each look at drags that were made"
+        raise InputError("one of these at a time", hint, code="usage")
     check_pictures([mask], folder, film=film, plot=plot)
+    done: Drag | None
     with alone(editor, folder):
-        if again:
+        if undo or redo:
+            done = history_stage(folder, -1 if undo else 1)
+        elif step is not None:
+            done = step_stage(editor, folder, step)
+        elif not new and not (strength is None and film is None and plot is None):
             done = strength_stage(editor, folder, strength)
         else:
             force = 1.0 if strength is None else strength
             done = drag_stage(editor, folder, folder.photo(), wanted, mask=mask, go_on=go_on, strength=force)
-        show_drag(editor, folder, folder.photo(), done, film, plot)
-    show(folder.record("drag"), as_json, f"{work / 'dragged.png'}  {ending(done)}")
+        if done is not None:
+            show_drag(editor, folder, folder.photo(), done, film, plot)
+        history = History(folder)
+    place = f"drag {history.current} of {history.count}" if history.count > 1 or undo or redo else ""
+    line = f"{work / 'dragged.png'}  {ending(done)}" if done is not None else f"{work}  as it was inverted"
+    show(folder.record("drag") | {"history": history.about()}, as_json, f"{line}{place and f', {place}'}")
 
 
 @app.command()

@@ -87,6 +87,9 @@ TuneOpt = Annotated[
 BlockOpt = Annotated[str | None, typer.Option("--block", metavar="auto|b32|…", help="The feature block to drag on.")]
 StepsOpt = Annotated[int | None, typer.Option("--max-steps", metavar="N", help="Steps after which the drag ends.")]
 ContinueOpt = Annotated[bool, typer.Option("--continue", help="Go on from the last drag, with its mask.")]
+UndoOpt = Annotated[bool, typer.Option("--undo", help="Take the last drag back; again for the one before it.")]
+RedoOpt = Annotated[bool, typer.Option("--redo", help="Do again what was undone.")]
+StepOpt = Annotated[int | None, typer.Option("--step", metavar="K", help="Show the drag as it was at step K.")]
 FeatherOpt = Annotated[
     float | None, typer.Option("--feather", metavar="F", help="Width of the soft edge, in sides of the crop.")
 ]

@@ -19,6 +19,7 @@ from realdrag import photo as photos
 from realdrag.api import Box, Editor, Point, Source
 from realdrag.drag.way import check_strength
 from realdrag.errors import InputError, StaleError
+from realdrag.history import History
 from realdrag.inversion import verdict
 from realdrag.photo_write import FORMATS
 from realdrag.placing import Wanted, place
@@ -152,6 +153,8 @@ def drag_stage(
         "before": work.sha256("drag.safetensors") if go_on else None,
     }
     if work.done("drag", inputs, but=("strength",)) and work.sha256("mask.png") == inputs["mask.png"]:
+        if (drag := work.drag()).chosen != drag.best:
+            work.put_place(editor.at_step(stored_latent(editor, work), drag, drag.best))
         return restrength(editor, work, strength)
     latent = stored_latent(editor, work)
     drag = editor.drag(
@@ -166,7 +169,10 @@ def drag_stage(
     if strength != drag.strength:
         drag = editor.at_strength(latent, drag, strength)
     about = {"model": {"name": editor.model.name, "sha256": editor.model.sha256}, **placed.about(wanted)}
+    history = History(work)
+    history.keep()
     work.put_drag(inputs, drag, about, levels)
+    history.add()
     return drag
 
 
@@ -177,10 +183,31 @@ def strength_stage(editor: Editor, work: WorkFolder, strength: float | None) -> 
     """
     if strength is not None:
         check_strength(strength)
+    need_drag(work)
+    return restrength(editor, work, strength)
+
+
+def step_stage(editor: Editor, work: WorkFolder, step: int) -> Drag:
+    """The drag that the folder holds as it was at `step`: dragged.png and drag.json. Nothing is dragged again."""
+    need_drag(work)
+    drag = editor.at_step(stored_latent(editor, work), work.drag(), step)
+    work.put_place(drag)
+    return drag
+
+
+def history_stage(work: WorkFolder, by: int) -> Drag | None:
+    """The drag before (−1, undo) or after (+1, redo) the folder's, in its place; None before the first."""
+    work.need("align", {})
+    work.need("invert", {"aligned.png": work.sha256("aligned.png")})
+    History(work).go(by)
+    return work.drag() if work.whole_drag() else None
+
+
+def need_drag(work: WorkFolder) -> None:
+    """StaleError unless the folder holds a drag and all that it was made from."""
     work.need("align", {})
     work.need("invert", {"aligned.png": work.sha256("aligned.png")})
     work.need("drag", {"inverted.png": work.sha256("inverted.png"), "mask.png": work.sha256("mask.png")})
-    return restrength(editor, work, strength)
 
 
 def restrength(editor: Editor, work: WorkFolder, strength: float | None) -> Drag:
@@ -188,7 +215,7 @@ def restrength(editor: Editor, work: WorkFolder, strength: float | None) -> Drag
     drag = work.drag()
     if strength is not None and drag.strength != strength:
         drag = editor.at_strength(stored_latent(editor, work), drag, strength)
-        work.put_strength(drag)
+        work.put_place(drag)
     return drag
 
 
@@ -210,9 +237,7 @@ def stored_latent(editor: Editor, work: WorkFolder) -> Latent:
 
 def composite_stage(editor: Editor, work: WorkFolder, photo: Photo, output: Path | None) -> Result:
     """The result, at `output` if that is given, and result.json."""
-    work.need("align", {})
-    work.need("invert", {"aligned.png": work.sha256("aligned.png")})
-    work.need("drag", {"inverted.png": work.sha256("inverted.png"), "mask.png": work.sha256("mask.png")})
+    need_drag(work)
     result = editor.composite(
         photo,
         work.alignment(),

@@ -144,8 +144,9 @@ class Drag:
     way: [n, num_ws, w_dim] float32, the latent at each entry of `trace`; way[0] is where this drag began.
     places: [n, k, 2] float64, where the k handles were found then, photo pixels.
     before: [m, num_ws, w_dim] float32, the way of the drags that this one goes on from; m is 0 for the first.
-    chosen: index into `way` where all handles had arrived, or else distances and changes together were least.
-    strength: 0 … 1.5, how far along the way to there the result lies; above 1 beyond it.
+    best: index into `way` where all handles had arrived, or else distances and changes together were least.
+    chosen: index of the one shown: `best`, until another is asked for.
+    strength: 0 … 1.5, how far along the way to `chosen` the result lies; above 1 beyond it.
     templates: [n, …] float32, the features of each handle where it was first placed: going on keeps them.
     picture: the dragged picture, [r, r, 3] uint8. block: the feature block used ("b32").
     """
@@ -155,6 +156,7 @@ class Drag:
     way: npt.NDArray[np.float32]
     places: npt.NDArray[np.float64]
     before: npt.NDArray[np.float32]
+    best: int
     chosen: int
     templates: npt.NDArray[np.float32]
     picture: npt.NDArray[np.uint8]

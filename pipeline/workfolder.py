@@ -5,6 +5,7 @@
     invert.json   inverted.png               the latent itself lies in the store, its key here
     mask.png
     drag.json     drag.safetensors  dragged.png
+    drags.json    drags/                     earlier and undone drags (history.py)
     result.json
 
 Each JSON has `version`, `inputs` and `files` (sha256 of what the stage wrote): a stage whose inputs and files are the
@@ -34,7 +35,7 @@ VERSION = 1
 SUFFIXES = {"JPEG": ".jpg", "PNG": ".png", "TIFF": ".tif", "WEBP": ".webp", "GIF": ".gif", "BMP": ".bmp"}
 PHOTOS = tuple(f"photo{suffix}" for suffix in (*SUFFIXES.values(), ".bin"))
 PICTURES = ("aligned.png", "inverted.png", "mask.png", "drag.safetensors", "dragged.png")
-RECORDS = ("align.json", "invert.json", "drag.json", "result.json")
+RECORDS = ("align.json", "invert.json", "drag.json", "drags.json", "result.json")
 WAY = ("before", "way", "places", "templates")  # the arrays of a drag that drag.safetensors holds
 ABOUT_DRAG = ("model", "moves", "snapped")  # what drag.json says besides the drag itself
 AGAIN = {"align": "align PHOTO", "drag": "drag --drag …"}  # the other stages take nothing but the folder
@@ -105,6 +106,12 @@ class WorkFolder:
         """A file of the stage that is not as it wrote it, or None."""
         files: dict[str, str] = self.record(stage).get("files") or {}
         return next((name for name, sha256 in files.items() if self.sha256(name) != sha256), None)
+
+    def whole_drag(self) -> bool:
+        """Whether there is a drag, its files are as it wrote them, and it was made of the inversion that is here."""
+        found = self.record("drag").get("inputs") or {}
+        names = ("inverted.png", "mask.png")
+        return bool(found) and self._changed("drag") is None and all(found.get(n) == self.sha256(n) for n in names)
 
     def need(self, stage: str, inputs: Mapping[str, Any]) -> None:
         """StaleError unless `stage` was run, from `inputs` (those named), and its files are as it wrote them."""
@@ -239,8 +246,8 @@ class WorkFolder:
         write_bytes(save({name: getattr(drag, name) for name in WAY}), self.path / "drag.safetensors")
         self._put_dragged(inputs | {"strength": drag.strength}, drag, about)
 
-    def put_strength(self, drag: Drag) -> None:
-        """dragged.png and drag.json of the drag that is here, at another strength."""
+    def put_place(self, drag: Drag) -> None:
+        """dragged.png and drag.json of the drag that is here, at another strength or step."""
         found = self.record("drag")
         inputs = found["inputs"] | {"strength": drag.strength}
         self._put_dragged(inputs, drag, {name: found[name] for name in ABOUT_DRAG})
@@ -256,6 +263,7 @@ class WorkFolder:
                 "handles": [handle_json(h) for h in drag.handles],
                 "outcome": drag.outcome.value,
                 "steps": drag.steps,
+                "best": drag.best,
                 "chosen": drag.chosen,
                 "strength": drag.strength,
                 "trace": [
@@ -285,6 +293,7 @@ class WorkFolder:
                 for h in found["handles"]
             ),
             outcome=Outcome(found["outcome"]),
+            best=found["best"],
             chosen=found["chosen"],
             strength=found["strength"],
             **{name: tensors[name] for name in WAY},

@@ -28,6 +28,7 @@ def made(*latents: float, chosen: int, before: tuple[float, ...] = ()) -> Drag:
         way=way,
         places=np.concatenate([way.astype(np.float64) * 10, np.zeros((len(way), 1, 1))], axis=2),
         before=np.array(before, np.float32).reshape(-1, 1, 1),
+        best=chosen,
         chosen=chosen,
         templates=np.zeros((1, 1), np.float32),
         picture=np.zeros((1, 1, 3), np.uint8),
