@@ -5,16 +5,18 @@ The generator's picture is small and soft, the photo sharp: the generator is ask
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
-from realdrag.composite.motion import FLOW_SIZE, Change, find_change
+from realdrag.composite.grain import Grain, find_grain
+from realdrag.composite.motion import Change, find_change
+from realdrag.composite.region import Box, Map, blending, crop_box
 from realdrag.errors import WorkError
-from realdrag.geometry import Array, Matrix, resize_matrix, sample, transform
+from realdrag.geometry import Array, Matrix, resize_matrix, sample, sample_sharp, scale_of, transform, warp
 from realdrag.progress import Progress, stretch
 from realdrag.settings import CompositeSettings
 from realdrag.values import Alignment, Photo, Result
@@ -25,12 +27,30 @@ STRIP = 256  # rows at a time: a 50-megapixel portrait must not take its size in
 CarryChange = Callable[[Array, Array], Array]
 
 
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """What a part of the photo is made anew from.
+
+    alpha: [h, w] 0..1 of `box`. to_change: photo pixels → those of `change`. soft: the photo's colours at the change's
+    size, [s, s, c] in its own depth.
+    """
+
+    photo: Photo
+    box: Box
+    alpha: Map
+    change: Change
+    to_change: Matrix
+    soft: npt.NDArray[np.float32]
+    grain: Grain
+    carry: CarryChange
+
+
 def composite(
     photo: Photo,
     alignment: Alignment,
     inverted: npt.NDArray[np.uint8],
     dragged: npt.NDArray[np.uint8],
-    mask: npt.NDArray[np.float32] | None,
+    mask: Map | None,
     settings: CompositeSettings,
     *,
     carry: CarryChange,
@@ -39,108 +59,99 @@ def composite(
     """The photo with what happened from `inverted` to `dragged` ([r, r, 3] uint8, the crop as the generator shows it).
 
     mask: [h, w] 0..1 of the photo, or None for the whole crop. `carry` brings a change of sRGB levels into the
-    photo's own space. Raises WorkError if a pixel outside the mask would differ, which nothing should make happen.
+    photo's own space. Raises WorkError if a pixel outside the region would differ, which nothing should make happen.
     """
-    before = photo.pixels
-    if np.array_equal(inverted, dragged):
+    box = crop_box(photo, alignment)
+    if np.array_equal(inverted, dragged) or box[2] <= box[0] or box[3] <= box[1]:
         return Result(photo, None, 0)
-    alpha = blending(photo, alignment, mask, settings)
-    after = before.copy()
-    rows = np.flatnonzero(alpha.any(1))
-    columns = np.flatnonzero(alpha.any(0))
-    if len(rows):
-        left, right = int(columns[0]), int(columns[-1]) + 1
-        change = find_change(inverted, dragged)
-        to_flow = resize_matrix(alignment.size, FLOW_SIZE) @ alignment.to_crop
-        starts = range(int(rows[0]), int(rows[-1]) + 1, STRIP)
-        with stretch(progress, "composite", len(starts)) as report:
-            for n, top in enumerate(starts):
-                bottom = min(top + STRIP, int(rows[-1]) + 1)
-                box = (left, top, right, bottom)
-                blend(before, after, alpha[top:bottom, left:right], box, change, to_flow, carry, photo.mode)
-                report.step(n + 1)
-    return verified(photo, after, alpha > 0 if mask is None else mask > 0)
+    side = math.ceil(alignment.size / scale_of(alignment.to_crop))  # of the crop, in photo pixels
+    change = find_change(inverted, dragged, grow=settings.grow, share=settings.change).reduced(side)
+    alpha = blending(photo, alignment, change, mask, settings, box)
+    rows, columns = np.flatnonzero(alpha.any(1)), np.flatnonzero(alpha.any(0))
+    if not len(rows):
+        return Result(photo, None, 0)
+    left, top, right, bottom = int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+    alpha = alpha[top:bottom, left:right]
+    box = (box[0] + left, box[1] + top, box[0] + right, box[1] + bottom)
+    colours = photo.pixels[..., : colour_channels(photo)]
+    to_change = resize_matrix(alignment.size, change.size) @ alignment.to_crop
+    soft = warp(colours, to_change, change.size).reshape(change.size, change.size, -1).astype(np.float32)
+    grain = find_grain(colours[box[1] : box[3], box[0] : box[2]], settings.grain)
+    scene = Scene(photo, box, alpha, change, to_change, soft, grain, carry)
+    after = photo.pixels.copy()
+    starts = range(box[1], box[3], STRIP)
+    with stretch(progress, "composite", len(starts)) as report:
+        for n, start in enumerate(starts):
+            blend(scene, after, start, min(start + STRIP, box[3]))
+            report.step(n + 1)
+    return verified(photo, after, region_of(photo, alpha, box, mask))
 
 
-def blending(
-    photo: Photo, alignment: Alignment, mask: npt.NDArray[np.float32] | None, settings: CompositeSettings
-) -> npt.NDArray[np.float32]:
-    """How far each pixel may follow the edit, [h, w] 0..1: the mask, falling to 0 inside its edge and the crop's.
-
-    The photo's own border is no edge: nothing is beyond it that could show a seam.
-    """
-    width, height = photo.size
-    corners = transform(alignment.to_photo, np.array(crop_corners(alignment.size)))
-    inside = np.zeros((height, width), np.uint8)
-    # A sixteenth of a pixel less: where an edge lies at half a pixel, OpenCV counts the one beyond it as inside.
-    cv2.fillConvexPoly(inside, np.round(corners * 16 - np.sign(corners - corners.mean(0))).astype(np.int32), 1, shift=4)
-    if alignment.shown is not None:
-        x0, y0, x1, y1 = alignment.shown
-        x, y = np.arange(width), np.arange(height)[:, None]
-        inside &= ((x >= x0 - 0.5) & (x <= x1 + 0.5) & (y >= y0 - 0.5) & (y <= y1 + 0.5)).astype(np.uint8)
-    if mask is not None:
-        inside &= (mask > 0).astype(np.uint8)
-    feather = settings.feather * float(np.hypot(*(corners[1] - corners[0])))
-    depth = cv2.distanceTransform(inside, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-    # A region thinner than two feathers would never open: there the feather is half its depth.
-    t = np.clip(depth / max(min(feather, float(depth[inside > 0].max(initial=0)) / 2), 1e-6), 0, 1)
-    alpha = t * t * (3 - 2 * t)
-    return np.asarray(alpha if mask is None else alpha * mask, np.float32)
+def colour_channels(photo: Photo) -> int:
+    """1 or 3: the channels before alpha."""
+    return 1 if photo.mode in ("L", "LA") else 3
 
 
-def crop_corners(size: int) -> list[tuple[float, float]]:
-    """The corners of a picture of `size` px, clockwise from the top left."""
-    low, high = -0.5, size - 0.5
-    return [(low, low), (high, low), (high, high), (low, high)]
-
-
-def blend(
-    before: Array,
-    after: Array,
-    alpha: npt.NDArray[np.float32],
-    box: tuple[int, int, int, int],
-    change: Change,
-    to_flow: Matrix,
-    carry: CarryChange,
-    mode: str,
-) -> None:
-    """Writes the edit into `after` within `box` (x0, y0, x1, y1; the last exclusive) where `alpha` is not 0."""
-    x0, y0, x1, y1 = box
-    y, x = np.mgrid[y0:y1, x0:x1].astype(np.float32)
-    here = transform(to_flow, np.stack([x, y], -1).reshape(-1, 2)).reshape(*x.shape, 2).astype(np.float32)
-    motion = sample(change.motion, here[..., 0], here[..., 1])
-    shift = motion @ np.linalg.inv(to_flow[:2, :2]).T.astype(np.float32) * alpha[..., None]
+def blend(scene: Scene, after: Array, top: int, bottom: int) -> None:
+    """Writes the edit into the rows from `top` to before `bottom` of `after` where the scene's alpha is not 0."""
+    change, before = scene.change, scene.photo.pixels
+    x0, first, x1, _ = scene.box
+    box = (x0, top, x1, bottom)
+    alpha = scene.alpha[top - first : bottom - first]
+    y, x = np.mgrid[top:bottom, x0:x1].astype(np.float32)
+    here = transform(scene.to_change, np.stack([x, y], -1).reshape(-1, 2)).reshape(*x.shape, 2).astype(np.float32)
+    motion = sample(change.motion, here[..., 0], here[..., 1]) * alpha[..., None]
+    shift = motion @ np.linalg.inv(scene.to_change[:2, :2]).T.astype(np.float32)
+    new = (sample(change.new, here[..., 0], here[..., 1]).clip(0, 1) * alpha)[..., None]
     residue = sample(change.residue, here[..., 0], here[..., 1]) * alpha[..., None]
-    colours = 1 if mode in ("L", "LA") else 3
-    moved = move(before[..., :colours], x + shift[..., 0], y + shift[..., 1])
-    highest = np.iinfo(before.dtype).max
-    edited = np.rint(carry(moved, residue)).clip(0, highest).astype(before.dtype)
-    touched = (alpha > 0) & ((shift != 0).any(2) | (residue != 0).any(2))
-    region = after[y0:y1, x0:x1, :colours]
+    moved = move(before[..., : scene.soft.shape[2]], x + shift[..., 0], y + shift[..., 1])
+    if new.any():
+        # Detail that was moved to where something new is belongs to something else: grain takes its place.
+        here += motion
+        soft = sample(scene.soft, here[..., 0], here[..., 1]).reshape(moved.shape)
+        moved += new * (soft - moved + scene.grain.at(box))
+    edited = np.rint(scene.carry(moved, residue)).clip(0, np.iinfo(before.dtype).max).astype(before.dtype)
+    touched = (alpha > 0) & ((shift != 0).any(2) | (new != 0)[..., 0])
+    region = after[top:bottom, x0:x1, : scene.soft.shape[2]]
     region[touched] = edited[touched]
 
 
 def move(picture: Array, x: npt.NDArray[np.float32], y: npt.NDArray[np.float32]) -> Array:
-    """`picture` [h, w, c] at (x, y) [n, m], cubic, as float32 [n, m, c]; only the part that is needed is converted."""
-    margin = 3  # cubic interpolation looks two pixels ahead
+    """`picture` [h, w, c] at (x, y) [n, m], sharp, as float32 [n, m, c]; only the part that is needed is converted."""
+    margin = 5  # the interpolation looks four pixels ahead
     x = x.clip(-margin, picture.shape[1] - 1 + margin)  # beyond, all is the edge's colour
     y = y.clip(-margin, picture.shape[0] - 1 + margin)
     left, top = max(int(x.min()) - margin, 0), max(int(y.min()) - margin, 0)
     right, bottom = int(x.max()) + margin + 1, int(y.max()) + margin + 1
     part = np.ascontiguousarray(picture[top:bottom, left:right], np.float32)
-    out = sample(part, x - left, y - top)
-    return out if out.ndim == 3 else out[..., None]
+    return sample_sharp(part, x - left, y - top).reshape(*x.shape, -1)
 
 
-def verified(photo: Photo, after: Array, allowed: npt.NDArray[np.bool_]) -> Result:
-    """The result, once it is sure that nothing outside `allowed` [h, w] differs."""
-    differs = (after != photo.pixels).any(2)
-    outside = differs & ~allowed
-    if outside.any():
-        wrong = np.abs(after[outside].astype(np.int64) - photo.pixels[outside].astype(np.int64)).max()
-        raise WorkError(f"a pixel outside the mask would change by {wrong}", "please report this; nothing was written")
-    if not differs.any():
+def region_of(photo: Photo, alpha: Map, box: Box, mask: Map | None) -> npt.NDArray[np.uint8]:
+    """How far each pixel of the photo may have changed, [h, w], 255 wholly; not 0 where at all."""
+    x0, y0, x1, y1 = box
+    region = np.zeros(photo.pixels.shape[:2], np.uint8)
+    region[y0:y1, x0:x1] = np.ceil(alpha * 255)
+    if mask is not None:
+        region[y0:y1, x0:x1][mask[y0:y1, x0:x1] == 0] = 0
+    return region
+
+
+def verified(photo: Photo, after: Array, region: npt.NDArray[np.uint8]) -> Result:
+    """The result, once it is sure that nothing where `region` [h, w] is 0 differs."""
+    before = photo.pixels
+    rows, columns = np.zeros(after.shape[0], bool), np.zeros(after.shape[1], bool)
+    for top in range(0, after.shape[0], STRIP):
+        strip = np.s_[top : top + STRIP]
+        differs = (after[strip] != before[strip]).any(2)
+        outside = differs & (region[strip] == 0)
+        if outside.any():
+            wrong = np.abs(after[strip][outside].astype(np.int64) - before[strip][outside].astype(np.int64)).max()
+            hint = "please report this; nothing was written"
+            raise WorkError(f"a pixel outside the mask would change by {wrong}", hint)
+        rows[strip], columns = differs.any(1), columns | differs.any(0)
+    if not rows.any():
         return Result(photo, None, 0)
-    rows, columns = np.flatnonzero(differs.any(1)), np.flatnonzero(differs.any(0))
-    box = (int(columns[0]), int(rows[0]), int(columns[-1]), int(rows[-1]))
-    return Result(replace(photo, pixels=after), box, 0)
+    down, across = np.flatnonzero(rows), np.flatnonzero(columns)
+    box = (int(across[0]), int(down[0]), int(across[-1]), int(down[-1]))
+    return Result(replace(photo, pixels=after), box, 0, region)

@@ -1,6 +1,6 @@
 """What changed between two pictures of the generator: dense motion, and the change that motion cannot explain.
 
-Both pictures come from one generator, so light is constant between them and the flow is clean.
+Both pictures come from one generator, so light is nearly constant between them.
 """
 
 from __future__ import annotations
@@ -11,19 +11,23 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from realdrag.composite.flow import find_motion
 from realdrag.geometry import resize, sample
 
-FLOW_SIZE = 256  # smaller pictures are enlarged to it: DIS finds sub-pixel motion of theirs
-SMOOTHING = 4.0  # pixels of FLOW_SIZE
-# Motion below the first is the flow's own noise and gives way to stillness, above the second it counts whole.
-STILL, MOVING = 0.2, 0.8  # pixels of FLOW_SIZE
-# The same for change, in grey levels: residues of the flow along edges reach about 6.
-FAINT, PLAIN = 6.0, 24.0
+# The side at which motion is sought is the generator's own, but within these: smaller pictures are enlarged.
+LEAST_SIDE, FLOW_SIZE = 128, 256
+# A change counts from the first on, and wholly from the second, in grey levels of its local mean.
+FAINT, PLAIN = 8.0, 24.0
+MEAN = 1 / 64  # over which the mean is taken, in sides: along edges the flow's errors cancel in it
+# The same for a change so large that what was there before is gone, its detail too.
+NEW, WHOLLY_NEW = 24.0, 56.0
 # A small generator's colours wander where its light does not: blue chins, purple lips. So colour counts less.
 COLOUR_SHARE = 0.4
-# Larger changes are bent towards this many levels: what a small generator adds beyond them is seen as a bright or
-# grey patch, and it swallows the photo's detail (teeth). It costs a mouth that opens some of its depth.
-MOST = 24.0
+# Larger changes are bent towards this many levels: what a small generator adds beyond them is seen as a patch.
+MOST = 32.0
+# What moves by the first or more is in the region, in sides of the crop, if it touches what moves by the second, or by
+# half of the longest way: a generator never holds still altogether.
+MOVING, MOVED = 0.0025, 0.0075
 LUMA = np.array([0.2126, 0.7152, 0.0722], np.float32)  # Rec. 709
 
 Field = npt.NDArray[np.float32]
@@ -31,46 +35,70 @@ Field = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, eq=False)
 class Change:
-    """motion: [s, s, 2] where each pixel came from, less its own place (x, y), pixels of s = FLOW_SIZE.
+    """Of pictures of s px, all float32.
+
+    motion: [s, s, 2] where each pixel came from, less its own place (x, y), in pixels of s.
     residue: [s, s, 3] what is to be added after moving, sRGB levels; 0 where motion explains all.
+    new: [s, s] 0..1, how much of a pixel was not there before.
+    happened: [s, s] 0..1: where something moved or is new, 1; falling to 0 around it.
     """
 
     motion: Field
     residue: Field
+    new: Field
+    happened: Field
+
+    @property
+    def size(self) -> int:
+        """s."""
+        return int(self.motion.shape[0])
+
+    def reduced(self, size: int) -> Change:
+        """The same in pictures of `size` px if that is less: maps are not to be finer than what they are laid on."""
+        if size >= self.size:
+            return self
+        motion = resize(self.motion, size) * np.float32(size / self.size)
+        return Change(motion, *(resize(each, size) for each in (self.residue, self.new, self.happened)))
 
 
-def find_change(inverted: npt.NDArray[np.uint8], dragged: npt.NDArray[np.uint8]) -> Change:
-    """From the inverted to the dragged picture, both [r, r, 3] uint8."""
-    size = FLOW_SIZE
-    before = resize(inverted.astype(np.float32), size)
-    after = resize(dragged.astype(np.float32), size)
+def find_change(
+    inverted: npt.NDArray[np.uint8], dragged: npt.NDArray[np.uint8], *, grow: float, share: float
+) -> Change:
+    """From the inverted to the dragged picture, both [r, r, 3] uint8.
+
+    grow: how far the region reaches beyond what moved, in sides. share: 0..1, how much of the residue is taken.
+    """
+    size = min(max(inverted.shape[0], LEAST_SIDE), FLOW_SIZE)
+    before, after = (resize(picture.astype(np.float32), size) for picture in (inverted, dragged))
     motion = find_motion(before, after)
     y, x = np.mgrid[0:size, 0:size].astype(np.float32)
     residue = after - sample(before, x + motion[..., 0], y + motion[..., 1])
-    strength = cv2.GaussianBlur(np.abs(residue).max(2), (0, 0), SMOOTHING)
-    residue *= np.clip((strength - FAINT) / (PLAIN - FAINT), 0, 1)[..., None]
+    strength = np.abs(cv2.GaussianBlur(residue, (0, 0), MEAN * size)).max(2)
     light = (residue @ LUMA)[..., None]
-    change = light + COLOUR_SHARE * (residue - light)
-    return Change(motion, np.asarray(MOST * np.tanh(change / MOST), np.float32))
+    residue = light + COLOUR_SHARE * (residue - light)
+    residue = MOST * np.tanh(residue / MOST) * smooth_step((strength - FAINT) / (PLAIN - FAINT))[..., None] * share
+    new = smooth_step((strength - NEW) / (WHOLLY_NEW - NEW)) * np.float32(share)
+    length = np.hypot(motion[..., 0], motion[..., 1]) / size
+    happened = around(touched(length) | (share * strength > PLAIN), grow * size)
+    return Change(motion, np.asarray(residue, np.float32), np.asarray(new, np.float32), happened)
 
 
-def find_motion(before: Field, after: Field) -> Field:
-    """Backward flow [s, s, 2]: pixel p of `after` came from p + motion of `before`.
+def touched(length: Field) -> npt.NDArray[np.bool_]:
+    """Where motion of `length` [s, s], in sides, is more than the generator's unrest: hysteresis."""
+    far = length >= max(min(MOVED, float(length.max()) / 2), MOVING)
+    _, labels = cv2.connectedComponents((length >= MOVING).astype(np.uint8))
+    return np.asarray(np.isin(labels, np.unique(labels[far])) & (length >= MOVING))
 
-    DIS optical flow (Kroeger et al. 2016) both ways; where the two disagree, the neighbours that agree decide.
-    """
-    grey_before, grey_after = (
-        cv2.cvtColor(x.clip(0, 255).astype(np.uint8), cv2.COLOR_RGB2GRAY) for x in (before, after)
-    )
-    dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-    dis.setFinestScale(0)
-    back = dis.calc(grey_after, grey_before, None)
-    forth = dis.calc(grey_before, grey_after, None)
-    size = before.shape[0]
-    y, x = np.mgrid[0:size, 0:size].astype(np.float32)
-    returned = sample(forth, x + back[..., 0], y + back[..., 1])
-    trust = np.exp(-np.square(back + returned).sum(2) / 4)
-    weight = cv2.GaussianBlur(trust, (0, 0), SMOOTHING)[..., None]
-    motion = cv2.GaussianBlur(back * trust[..., None], (0, 0), SMOOTHING) / (weight + 1e-3)
-    length = np.hypot(motion[..., 0], motion[..., 1])[..., None]
-    return np.asarray(motion * np.clip((length - STILL) / (MOVING - STILL), 0, 1), np.float32)
+
+def around(core: npt.NDArray[np.bool_], reach: float) -> Field:
+    """1 on `core` [s, s], falling smoothly to 0 at `reach` pixels from it."""
+    if not core.any():
+        return np.zeros(core.shape, np.float32)
+    away = cv2.distanceTransform((~core).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    return smooth_step(1 - away / max(reach, 1.0))
+
+
+def smooth_step(t: npt.NDArray[np.floating]) -> Field:
+    """0 up to t = 0, 1 from t = 1, level at both ends."""
+    t = np.clip(t, 0, 1)
+    return np.asarray(t * t * (3 - 2 * t), np.float32)

@@ -67,6 +67,11 @@ def warp(picture: Array, matrix: Matrix, size: int) -> Array:
     Correct for area when reducing: the result is sampled k times finer with cubic interpolation and averaged, k the
     least integer not under the reduction. What lies outside the picture is its mirror image.
     """
+    return _warp(picture, matrix, (size, size), cv2.BORDER_REFLECT)
+
+
+def _warp(picture: Array, matrix: Matrix, size: tuple[int, int], border: int) -> Array:
+    """`warp` to any (width, height), with OpenCV's way beyond the border."""
     reduction = 1 / scale_of(matrix)
     if reduction > MAX_OVERSAMPLING:
         shrunk_w = max(1, round(picture.shape[1] / reduction * MAX_OVERSAMPLING))
@@ -77,12 +82,23 @@ def warp(picture: Array, matrix: Matrix, size: int) -> Array:
         matrix = matrix @ back
         reduction = 1 / scale_of(matrix)
     k = max(1, math.ceil(reduction - 1e-6))
-    fine = resize_matrix(size, size * k) @ matrix
-    flags = cv2.INTER_CUBIC
-    out = cv2.warpAffine(picture, fine[:2], (size * k, size * k), flags=flags, borderMode=cv2.BORDER_REFLECT)
+    fine = np.array([[k, 0, (k - 1) / 2], [0, k, (k - 1) / 2], [0, 0, 1]]) @ matrix
+    width, height = size
+    out = cv2.warpAffine(picture, fine[:2], (width * k, height * k), flags=cv2.INTER_CUBIC, borderMode=border)
     if k > 1:
-        out = cv2.resize(out, (size, size), interpolation=cv2.INTER_AREA)
+        out = cv2.resize(out, size, interpolation=cv2.INTER_AREA)
     return np.asarray(out)
+
+
+def unwarp(picture: Array, matrix: Matrix, box: tuple[int, int, int, int]) -> Array:
+    """What `warp` did, undone: `picture` [s, s(, c)], uint8 or float32, on the pixels of a photo.
+
+    matrix: photo pixels → those of the picture. box: x0, y0, x1, y1 in photo pixels, the last exclusive; the result is
+    [y1 - y0, x1 - x0(, c)]. Correct for area when reducing, as `warp`; beyond the picture its edge goes on.
+    """
+    x0, y0, x1, y1 = box
+    to_box = np.array([[1.0, 0, -x0], [0, 1, -y0], [0, 0, 1]]) @ np.linalg.inv(matrix)
+    return _warp(picture, to_box, (x1 - x0, y1 - y0), cv2.BORDER_REPLICATE)
 
 
 def cut_off(picture: Array, matrix: Matrix, box: tuple[float, float, float, float]) -> Array:
@@ -113,6 +129,12 @@ def sample(picture: Array, points_x: Array, points_y: Array) -> Array:
     """`picture` [h, w(, c)] float32 at points (each [..]), cubic, edges replicated; the shape of the points (+ c)."""
     x, y = np.asarray(points_x, np.float32), np.asarray(points_y, np.float32)
     return np.asarray(cv2.remap(picture, x, y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE))
+
+
+def sample_sharp(picture: Array, points_x: Array, points_y: Array) -> Array:
+    """As `sample`, by Lanczos' kernel of eight pixels: of white noise it keeps 94 % of the energy, cubic 72 %."""
+    x, y = np.asarray(points_x, np.float32), np.asarray(points_y, np.float32)
+    return np.asarray(cv2.remap(picture, x, y, cv2.INTER_LANCZOS4, borderMode=cv2.BORDER_REPLICATE))
 
 
 def sample_features(features: torch.Tensor, points: torch.Tensor) -> torch.Tensor:

@@ -77,7 +77,10 @@ class DragSettings:
 class CompositeSettings:
     """Back into the photo."""
 
-    feather: float = 0.06
+    feather: float = within(0.06, most=1.0)
+    grow: float = within(0.04, most=1.0)
+    change: float = within(1.0, most=1.0)
+    grain: float = within(1.0, most=4.0)
 
 
 @dataclass(frozen=True)

@@ -175,12 +175,15 @@ class Result:
     """The edited photo.
 
     photo: as the source, other pixels. changed: box of the pixels that differ (x0, y0, x1, y1), or None.
-    outside_max_difference: largest difference to the source where the mask is 0: 0, or the edit is refused.
+    outside_max_difference: largest difference to the source where the region is 0: 0, or the edit is refused.
+    region: [h, w] uint8, how far each pixel could follow the edit, 255 wholly; 0 outside the mask and where nothing
+    happened. None where nothing changed.
     """
 
     photo: Photo
     changed: tuple[int, int, int, int] | None
     outside_max_difference: int
+    region: npt.NDArray[np.uint8] | None = None
 
 
 @dataclass(frozen=True, eq=False)
