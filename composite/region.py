@@ -78,10 +78,9 @@ def framed(inside: npt.NDArray[np.uint8], photo: Photo, box: Box) -> npt.NDArray
     width, height = photo.size
     x0, y0, x1, y1 = box
     out = np.pad(inside, 1)
-    for edge, at in (((0, slice(None)), y0 == 0), ((-1, slice(None)), y1 == height)):
-        out[edge] = at
-    for edge, at in (((slice(None), 0), x0 == 0), ((slice(None), -1), x1 == width)):
-        out[edge] |= at
+    out[0], out[-1] = y0 == 0, y1 == height
+    out[:, 0] |= x0 == 0
+    out[:, -1] |= x1 == width
     return out
 
 

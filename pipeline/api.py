@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, get_args
@@ -52,9 +53,12 @@ def open(source: Source) -> Photo:
     return photos.from_array(source) if isinstance(source, np.ndarray) else photos.from_image(source)
 
 
-def save(result: Result | Photo, path: str | os.PathLike[str]) -> None:
-    """Write a photo; the format follows from the suffix. Atomic: the file is replaced whole or not at all."""
-    photos.write(result.photo if isinstance(result, Result) else result, path)
+def save(result: Result | Photo, path: str | os.PathLike[str], *, format: str | None = None) -> None:  # noqa: A002
+    """Write a photo as `format` ("jpeg", "png", "tiff", "webp"), else as the suffix says.
+
+    Atomic: the file is replaced whole or not at all.
+    """
+    photos.write(result.photo if isinstance(result, Result) else result, path, kind=format)
 
 
 def edit(
@@ -75,11 +79,12 @@ def edit(
     film: str | os.PathLike[str] | None = None,
     plot: str | os.PathLike[str] | None = None,
     report: str | os.PathLike[str] | None = None,
+    format: str | None = None,  # noqa: A002
     progress: Progress | None = None,
 ) -> Edit:
     """Drag points of a real photo and put the result back into it, all else the same to the bit.
 
-    photo: path, array, PIL image or Photo. output: where to write the result, or None.
+    photo: path, array, PIL image or Photo. output: where to write the result, or None; format: as for `save`.
     drags: (handle, target) pairs, (x, y) in photo pixels. mask: of the photo's size, white may move.
     moves: named drags, {"smile": 0.5}; see `Editor.moves`. snap: `drags` start at the nearest landmarks.
     strength: 0 (the photo itself) … 1 (the drag as it ended) … 1.5 (beyond).
@@ -98,6 +103,7 @@ def edit(
         opened,
         drags,
         output=output,
+        kind=format,
         source=photo,
         moves=moves,
         snap=snap,
@@ -495,10 +501,14 @@ class Editor:
         dragged: npt.NDArray[np.uint8],
         mask: npt.NDArray[np.float32] | None = None,
     ) -> Result:
-        """The change from `inverted` to `dragged` (`Latent.picture`, `Drag.picture`) carried back into the photo."""
-        from realdrag.composite import composite
+        """The change from `inverted` to `dragged` (`Latent.picture`, `Drag.picture`) carried back into the photo.
 
-        return composite(
+        The result's XMP says that it is edited: IPTC's DigitalSourceType.
+        """
+        from realdrag.composite import composite
+        from realdrag.provenance import marked
+
+        result = composite(
             photo,
             alignment,
             inverted,
@@ -508,6 +518,9 @@ class Editor:
             carry=lambda pixels, change: photos.add_srgb_change(photo, pixels, change),
             progress=self.progress,
         )
+        if result.changed is None:
+            return result
+        return replace(result, photo=replace(result.photo, xmp=marked(photo.xmp)))
 
 
 def mask_of_crop(mask: npt.NDArray[np.float32], alignment: Alignment) -> npt.NDArray[np.float32]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from realdrag import __version__
+from realdrag.cli_compare import compare
 from realdrag.cli_latents import latents
 from realdrag.cli_models import models
 from realdrag.cli_moves import moves
@@ -31,6 +32,7 @@ from realdrag.cli_options import (
     FaceOpt,
     FeatherOpt,
     FilmOpt,
+    FormatOpt,
     JsonOpt,
     MaskOpt,
     ModelOpt,
@@ -78,12 +80,14 @@ app = typer.Typer(
 app.add_typer(models)
 app.add_typer(latents)
 app.command()(moves)
+app.command()(compare)
 
 
 @app.command()
 def edit(
     photo: PhotoArg,
     output: OutputOpt,
+    kind: FormatOpt = None,
     drag: DragOpt = None,
     move: MoveOpt = None,
     snap: SnapOpt = False,
@@ -118,7 +122,8 @@ def edit(
     from realdrag import photo as photos
     from realdrag.placing import parse_moves
     from realdrag.points import parse_box, parse_drag
-    from realdrag.stages import edit_json, run_edit
+    from realdrag.results import edit_json
+    from realdrag.stages import run_edit
 
     common = Common(config, device, threads, precision, quiet)
     flags: dict[str, dict[str, object]] = {
@@ -136,6 +141,7 @@ def edit(
         source,
         specs,
         output=output,
+        kind=kind,
         source=photo,
         moves=named,
         snap=snap,
@@ -305,6 +311,7 @@ def drag(
 def composite(
     work: WorkOpt,
     output: OutputOpt,
+    kind: FormatOpt = None,
     feather: FeatherOpt = None,
     preset: PresetOpt = None,
     config: ConfigOpt = None,
@@ -322,8 +329,8 @@ def composite(
     editor = Common(config, device, threads, precision, quiet).editor(None, preset, {"composite": {"feather": feather}})
     with alone(editor, folder):
         photo = folder.photo()
-        check_output(output, photo, [], folder)
-        done = composite_stage(editor, folder, photo, output)
+        check_output(output, photo, [], folder, kind)
+        done = composite_stage(editor, folder, photo, output, kind)
     line = f"{output}  {'nothing changed' if done.changed is None else f'changed within {done.changed}'}"
     show(folder.record("result"), as_json, line)
 

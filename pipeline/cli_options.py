@@ -30,6 +30,10 @@ WorkMaybe = Annotated[
 OutputOpt = Annotated[
     Path, typer.Option("-o", "--output", metavar="OUT", help="The result: .jpg, .png, .tif or .webp.")
 ]
+FormatOpt = Annotated[
+    str | None,
+    typer.Option("--format", metavar="jpeg|png|tiff|webp", help="The result's kind, whatever the suffix of OUT says."),
+]
 DragOpt = Annotated[
     list[str] | None,
     typer.Option("--drag", metavar="X,Y:X2,Y2", help="From handle to target in photo pixels; repeat for more."),

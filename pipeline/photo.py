@@ -21,15 +21,18 @@ from PIL import Image, TiffImagePlugin
 
 from realdrag.errors import InputError, RealdragError
 from realdrag.photo_colour import LUMA, add_srgb_change, cmyk_to_rgb, to_srgb
-from realdrag.photo_write import check_writable, describing_tags, strict_pillow, write, write_bytes
+from realdrag.photo_write import check_writable, describing_tags, encoded, kind_of, strict_pillow, write, write_bytes
 from realdrag.values import Mode, Photo
 
 __all__ = [
     "PIXEL_LIMIT",
     "add_srgb_change",
     "check_writable",
+    "decode",
+    "encoded",
     "from_array",
     "from_image",
+    "kind_of",
     "read",
     "read_mask",
     "to_srgb",
@@ -66,11 +69,15 @@ def read(path: str | os.PathLike[str]) -> Photo:
     """The photo in a file, upright, as deep as the file holds it."""
     name = os.fspath(path)
     name = name if name.isprintable() else repr(name)  # errors stay on one line
-    data = _file_bytes(Path(path), name)
+    return replace(decode(_file_bytes(Path(path), name), name), name=Path(path).name)
+
+
+def decode(data: bytes, name: str) -> Photo:
+    """The photo in a file's bytes, as `read` gives it; `name` is for errors."""
     with strict_pillow(), _opened(data, name) as image:
         photo = _decoded(image, data, name)
         kind = "JPEG" if image.format == "MPO" else image.format or ""
-    return replace(photo, format=kind, data=data, sha256=hashlib.sha256(data).hexdigest(), name=Path(path).name)
+    return replace(photo, format=kind, data=data, sha256=hashlib.sha256(data).hexdigest())
 
 
 def from_array(array: Array) -> Photo:
@@ -377,12 +384,20 @@ def _clean_xmp(xmp: bytes | str) -> bytes | None:
 
 def _mask_amount(photo: Photo) -> npt.NDArray[np.float32]:
     """[h, w] 0..1 of a picture that is used as a mask."""
-    parts = photo.pixels.astype(np.float64) / np.iinfo(photo.pixels.dtype).max
-    colours = 3 if parts.shape[2] > 2 else 1
-    brightness = parts[..., :3] @ LUMA.astype(np.float64) if colours == 3 else parts[..., 0]
-    if parts.shape[2] > colours and parts[..., -1].min() < 1:
-        alpha = parts[..., -1]
-        shown = parts[alpha > 0][:, :colours]
+    pixels, top = photo.pixels, np.iinfo(photo.pixels.dtype).max
+    colours = 3 if pixels.shape[2] > 2 else 1
+    alpha = pixels[..., -1] if pixels.shape[2] > colours and pixels[..., -1].min() < top else None
+    uniform = False
+    if alpha is not None:
+        shown = pixels[alpha > 0][:, :colours]
         uniform = bool((shown == shown[:1]).all())
-        brightness = alpha if uniform else brightness * alpha
-    return np.minimum(brightness, 1).astype(np.float32)
+    amount = np.empty(pixels.shape[:2], np.float32)
+    for row in range(0, len(pixels), 256):  # in float64 a large mask would take gigabytes
+        part = np.s_[row : row + 256]
+        levels = pixels[part][..., :colours].astype(np.float64) / top
+        brightness = levels @ LUMA.astype(np.float64) if colours == 3 else levels[..., 0]
+        if alpha is not None:
+            share = alpha[part].astype(np.float64) / top
+            brightness = share if uniform else brightness * share
+        amount[part] = np.minimum(brightness, 1)
+    return amount

@@ -30,6 +30,7 @@ FORMATS = {
     ".tiff": "TIFF",
     ".webp": "WEBP",
 }
+KINDS = tuple(dict.fromkeys(FORMATS.values()))
 # libjpeg's JPEG_MAX_DIMENSION and libwebp's WEBP_MAX_DIMENSION
 MAX_SIDE = {"JPEG": 65500, "WEBP": 16383}
 JPEG_QUALITY = 95
@@ -56,27 +57,45 @@ def strict_pillow() -> Iterator[None]:
             ImageFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS = before
 
 
-def write(photo: Photo, path: str | os.PathLike[str], quality: int | None = None) -> None:
-    """`photo` as the kind of file that the suffix of `path` names, with profile, EXIF, XMP and resolution.
+def kind_of(path: Path, kind: str | None = None) -> str:
+    """What kind of file is to be at `path`: `kind` ("jpeg", "png", "tiff", "webp"), else what its suffix names."""
+    if kind is not None:
+        if kind.upper() not in KINDS:
+            names = ", ".join(name.lower() for name in KINDS)
+            raise InputError(f"{kind!r} names no kind of picture", f"use one of {names}", code="format")
+        return kind.upper()
+    found = FORMATS.get(path.suffix.lower())
+    if found is None:
+        names = ", ".join(FORMATS)
+        raise InputError(f"{path}: the suffix names no kind of picture", f"use one of {names}", code="suffix")
+    return found
+
+
+def write(photo: Photo, path: str | os.PathLike[str], quality: int | None = None, kind: str | None = None) -> None:
+    """`photo` as the kind of file that `kind` or the suffix of `path` names; see `encoded`."""
+    path = Path(path)
+    check_writable(path, photo, kind)
+    write_bytes(encoded(photo, path, quality, kind), path)
+
+
+def encoded(photo: Photo, path: Path, quality: int | None = None, kind: str | None = None) -> bytes:
+    """The file of `photo` that is to be at `path`, with profile, EXIF, XMP and resolution.
 
     PNG, TIFF and WebP keep every pixel (WebP holds grey as three equal channels). JPEG takes the source's
     own quantisation and subsampling, or 95 and 4:4:4. `quality` (1..100) is for JPEG and WebP, and makes
     WebP lossy.
     """
-    path = Path(path)
-    check_writable(path, photo)
     if quality is not None and not 1 <= quality <= 100:
         raise InputError(f"quality {quality}: is outside 1 to 100", code="quality")
-    encode = {"JPEG": _jpeg, "PNG": _png, "TIFF": _tiff, "WEBP": _webp}[FORMATS[path.suffix.lower()]]
+    encode = {"JPEG": _jpeg, "PNG": _png, "TIFF": _tiff, "WEBP": _webp}[kind_of(path, kind)]
     try:
         with strict_pillow():
-            data = encode(photo, quality)
+            return encode(photo, quality)
     except (RealdragError, MemoryError):
         raise
     except Exception as error:  # damaged EXIF trips Pillow in many ways, SyntaxError among them
         reason = " ".join(str(error).split())
         raise WorkError(f"{path}: the picture could not be encoded ({reason})", "try .png") from error
-    write_bytes(data, path)
 
 
 def write_bytes(data: bytes, path: str | os.PathLike[str]) -> None:
@@ -98,16 +117,13 @@ def write_bytes(data: bytes, path: str | os.PathLike[str]) -> None:
         raise
 
 
-def check_writable(path: str | os.PathLike[str], photo: Photo | None = None) -> None:
-    """Raises what `write` would, for the suffix, the folder and, if given, the photo. Leaves nothing."""
+def check_writable(path: str | os.PathLike[str], photo: Photo | None = None, kind: str | None = None) -> None:
+    """Raises what `write` would, for the kind or suffix, the folder and, if given, the photo. Leaves nothing."""
     path = Path(path)
-    kind = FORMATS.get(path.suffix.lower())
-    if kind is None:
-        names = ", ".join(FORMATS)
-        raise InputError(f"{path}: the suffix names no kind of picture", f"use one of {names}", code="suffix")
+    found = kind_of(path, kind)
     check_folder(path)
     if photo is not None:
-        _check_fits(photo, path, kind)
+        _check_fits(photo, path, found)
 
 
 def check_folder(path: Path) -> None:

@@ -5,13 +5,13 @@ Each stage reads what the one before it wrote, and does nothing when its inputs 
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,11 +21,11 @@ from realdrag.drag.way import check_strength
 from realdrag.errors import InputError, StaleError
 from realdrag.history import History
 from realdrag.inversion import verdict
-from realdrag.photo_write import FORMATS
 from realdrag.placing import Wanted, place
 from realdrag.points import DragSpec, Spot
+from realdrag.results import result_json, write_result
 from realdrag.values import Alignment, Drag, Edit, Latent, Photo, Result
-from realdrag.workfolder import WorkFolder, handle_json, mask_levels, png
+from realdrag.workfolder import WorkFolder, mask_levels, png
 
 Cache = Literal["hit", "miss"]
 Inputs = dict[str, Any]
@@ -54,7 +54,7 @@ def find_alignment(
         "photo": photo.sha256,
         "resolution": editor.resolution,
         "aligner": editor.aligner,
-        "settings": dataclasses.asdict(editor.settings.align),
+        "settings": asdict(editor.settings.align),
         "choice": {"face": face, "box": None if box is None else list(box), "whole": whole},
     }
     if work.done("align", inputs):
@@ -149,7 +149,7 @@ def drag_stage(
         "mask.png": None if levels is None else hashlib.sha256(png(levels)).hexdigest(),
         "drags": [[h.tolist(), t.tolist()] for h, t in zip(placed.handles, placed.targets, strict=True)],
         **placed.about(wanted),
-        "settings": dataclasses.asdict(editor.settings.drag),
+        "settings": asdict(editor.settings.drag),
         "before": work.sha256("drag.safetensors") if go_on else None,
     }
     if work.done("drag", inputs, but=("strength",)) and work.sha256("mask.png") == inputs["mask.png"]:
@@ -235,8 +235,10 @@ def stored_latent(editor: Editor, work: WorkFolder) -> Latent:
     return latent
 
 
-def composite_stage(editor: Editor, work: WorkFolder, photo: Photo, output: Path | None) -> Result:
-    """The result, at `output` if that is given, and result.json."""
+def composite_stage(
+    editor: Editor, work: WorkFolder, photo: Photo, output: Path | None, kind: str | None = None
+) -> Result:
+    """region.png, the result at `output` if that is given, of that kind or its suffix's, and result.json."""
     need_drag(work)
     result = editor.composite(
         photo,
@@ -246,35 +248,32 @@ def composite_stage(editor: Editor, work: WorkFolder, photo: Photo, output: Path
         work.mask(photo.size),
     )
     if output is not None:
-        write_result(result, photo, output)
-    work.keep(
-        "result",
-        {"photo": photo.sha256, "dragged.png": work.sha256("dragged.png")},
+        result = replace(result, file_difference=write_result(result, photo, output, kind))
+    work.put_result(
+        {
+            "photo": photo.sha256,
+            "dragged.png": work.sha256("dragged.png"),
+            "settings": asdict(editor.settings.composite),
+        },
         {
             "output": None if output is None else str(output),
             "sha256": None if output is None else hashlib.sha256(output.read_bytes()).hexdigest(),
-            "changed": None if result.changed is None else list(result.changed),
-            "outside_max_difference": result.outside_max_difference,
+            **result_json(result),
         },
+        result,
     )
     return result
 
 
-def write_result(result: Result, photo: Photo, output: Path) -> None:
-    """The edited photo; the source's own bytes when nothing changed and the format is the same."""
-    if result.changed is None and photo.data and FORMATS[output.suffix.lower()] == photo.format:
-        photos.write_bytes(photo.data, output)
-    else:
-        photos.write(result.photo, output)
-
-
-def check_output(output: Path, photo: Photo, others: Sequence[Any], work: WorkFolder | None) -> None:
+def check_output(
+    output: Path, photo: Photo, others: Sequence[Any], work: WorkFolder | None, kind: str | None = None
+) -> None:
     """InputError for an output that cannot be written, or would replace the photo, the mask or what the folder keeps.
 
     others: what the user named besides; those that are no paths do not matter.
     """
     try:
-        photos.check_writable(output, photo)
+        photos.check_writable(output, photo, kind)
         there = output.exists()
         for other in (Path(o) for o in others if isinstance(o, (str, os.PathLike))):
             if there and other.exists() and output.samefile(other):
@@ -317,6 +316,7 @@ def run_edit(
     drags: Sequence[tuple[Point, Point]] | Sequence[DragSpec],
     *,
     output: Any,
+    kind: str | None = None,
     source: Any = None,
     moves: Mapping[str, float] | None = None,
     snap: bool = False,
@@ -338,7 +338,7 @@ def run_edit(
     start, seconds = time.perf_counter(), dict[str, float]()
     with work_or_temporary(work) as folder:
         if target is not None:
-            check_output(target, photo, [source, mask], folder)
+            check_output(target, photo, [source, mask], folder, kind)
         # All that can be wrong with the input is found here, before anything is written or takes long.
         check_pictures([source, mask, output], folder, film=film, plot=plot, report=report)
         with editor.notes_held():
@@ -356,7 +356,7 @@ def run_edit(
             with clock(seconds, "drag"):
                 drag = drag_stage(editor, folder, photo, wanted, mask=mask, strength=strength, cancelled=cancelled)
             with clock(seconds, "composite"):
-                result = composite_stage(editor, folder, photo, target)
+                result = composite_stage(editor, folder, photo, target, kind)
             show_drag(editor, folder, photo, drag, film, plot)
             if report is not None:
                 editor.report(alignment, latent, report)
@@ -400,26 +400,3 @@ def clock(seconds: dict[str, float], name: str) -> Iterator[None]:
     start = time.perf_counter()
     yield
     seconds[name] = round(time.perf_counter() - start, 3)
-
-
-def edit_json(edit: Edit, editor: Editor, photo: str, output: str, work: str | None) -> dict[str, Any]:
-    """An edit as `--json` prints it."""
-    return {
-        "photo": photo,
-        "output": output,
-        "work": work,
-        "seconds": dict(edit.seconds),
-        "cache": edit.cache,
-        "detector": edit.alignment.detector,
-        "loss": edit.latent.loss,
-        "model": {"name": editor.model.name, "sha256": editor.model.sha256},
-        "inversion": dict(edit.latent.metrics),
-        "verdict": verdict(edit.latent.metrics),
-        "handles": [handle_json(handle) for handle in edit.drag.handles],
-        "outcome": edit.drag.outcome.value,
-        "steps": edit.drag.steps,
-        "block": edit.drag.block,
-        "strength": edit.drag.strength,
-        "changed": None if edit.result.changed is None else list(edit.result.changed),
-        "outside_max_difference": edit.result.outside_max_difference,
-    }

@@ -178,12 +178,14 @@ class Result:
     outside_max_difference: largest difference to the source where the region is 0: 0, or the edit is refused.
     region: [h, w] uint8, how far each pixel could follow the edit, 255 wholly; 0 outside the mask and where nothing
     happened. None where nothing changed.
+    file_difference: the same as outside_max_difference in the written file, decoded; None where none was written.
     """
 
     photo: Photo
     changed: tuple[int, int, int, int] | None
     outside_max_difference: int
     region: npt.NDArray[np.uint8] | None = None
+    file_difference: int | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,7 +6,7 @@
     mask.png
     drag.json     drag.safetensors  dragged.png
     drags.json    drags/                     earlier and undone drags (history.py)
-    result.json
+    result.json   region.png
 
 Each JSON has `version`, `inputs` and `files` (sha256 of what the stage wrote): a stage whose inputs and files are the
 same is not run again. `files` also tells a whole set from one that an interruption left half new, half old.
@@ -29,12 +29,12 @@ from PIL import Image
 from realdrag.errors import InputError, StaleError
 from realdrag.inversion import verdict
 from realdrag.photo import read, read_mask, write, write_bytes
-from realdrag.values import Alignment, Drag, Handle, Latent, Outcome, Photo, TraceStep
+from realdrag.values import Alignment, Drag, Handle, Latent, Outcome, Photo, Result, TraceStep
 
 VERSION = 1
 SUFFIXES = {"JPEG": ".jpg", "PNG": ".png", "TIFF": ".tif", "WEBP": ".webp", "GIF": ".gif", "BMP": ".bmp"}
 PHOTOS = tuple(f"photo{suffix}" for suffix in (*SUFFIXES.values(), ".bin"))
-PICTURES = ("aligned.png", "inverted.png", "mask.png", "drag.safetensors", "dragged.png")
+PICTURES = ("aligned.png", "inverted.png", "mask.png", "drag.safetensors", "dragged.png", "region.png")
 RECORDS = ("align.json", "invert.json", "drag.json", "drags.json", "result.json")
 WAY = ("before", "way", "places", "templates")  # the arrays of a drag that drag.safetensors holds
 ABOUT_DRAG = ("model", "moves", "snapped")  # what drag.json says besides the drag itself
@@ -274,6 +274,18 @@ class WorkFolder:
             "drag.safetensors",
             "dragged.png",
         )
+
+    def put_result(self, inputs: Mapping[str, Any], values: Mapping[str, Any], result: Result) -> None:
+        """region.png, where the photo was allowed to change and how far, then result.json."""
+        width, height = result.photo.size
+        region = np.zeros((height, width), np.uint8) if result.region is None else result.region
+        self._put_png("region.png", region)
+        self.keep("result", inputs, values, "region.png")
+
+    def region(self) -> npt.NDArray[np.uint8]:
+        """[h, w] of region.png."""
+        with Image.open(self.path / "region.png") as image:
+            return np.asarray(image)
 
     def drag(self) -> Drag:
         """What drag.json and its files say."""
