@@ -21,7 +21,7 @@ from realdrag.progress import Progress, stretch
 from realdrag.settings import CompositeSettings
 from realdrag.values import Alignment, Photo, Result
 
-STRIP = 256  # rows at a time: a 50-megapixel portrait must not take its size in floats many times over
+TILE = 512  # pixels a side at a time: a 50-megapixel portrait must not take its size in floats many times over
 
 # (pixels [n, m, c] in the photo's own space, change [n, m, 3] in sRGB levels) → pixels with the change.
 CarryChange = Callable[[Array, Array], Array]
@@ -79,10 +79,10 @@ def composite(
     grain = find_grain(colours[box[1] : box[3], box[0] : box[2]], settings.grain)
     scene = Scene(photo, box, alpha, change, to_change, soft, grain, carry)
     after = photo.pixels.copy()
-    starts = range(box[1], box[3], STRIP)
-    with stretch(progress, "composite", len(starts)) as report:
-        for n, start in enumerate(starts):
-            blend(scene, after, start, min(start + STRIP, box[3]))
+    tiles = [(x, y) for y in range(box[1], box[3], TILE) for x in range(box[0], box[2], TILE)]
+    with stretch(progress, "composite", len(tiles)) as report:
+        for n, (x, y) in enumerate(tiles):
+            blend(scene, after, (x, y, min(x + TILE, box[2]), min(y + TILE, box[3])))
             report.step(n + 1)
     return verified(photo, after, region_of(photo, alpha, box, mask))
 
@@ -92,28 +92,39 @@ def colour_channels(photo: Photo) -> int:
     return 1 if photo.mode in ("L", "LA") else 3
 
 
-def blend(scene: Scene, after: Array, top: int, bottom: int) -> None:
-    """Writes the edit into the rows from `top` to before `bottom` of `after` where the scene's alpha is not 0."""
+def blend(scene: Scene, after: Array, tile: Box) -> None:
+    """Writes the edit into the `tile` of `after` where the scene's alpha is not 0."""
+    x0, y0, x1, y1 = tile
+    left, top = scene.box[:2]
+    alpha = scene.alpha[y0 - top : y1 - top, x0 - left : x1 - left]
+    if not alpha.any():
+        return
     change, before = scene.change, scene.photo.pixels
-    x0, first, x1, _ = scene.box
-    box = (x0, top, x1, bottom)
-    alpha = scene.alpha[top - first : bottom - first]
-    y, x = np.mgrid[top:bottom, x0:x1].astype(np.float32)
+    y, x = np.mgrid[y0:y1, x0:x1].astype(np.float32)
     here = transform(scene.to_change, np.stack([x, y], -1).reshape(-1, 2)).reshape(*x.shape, 2).astype(np.float32)
     motion = sample(change.motion, here[..., 0], here[..., 1]) * alpha[..., None]
     shift = motion @ np.linalg.inv(scene.to_change[:2, :2]).T.astype(np.float32)
-    new = (sample(change.new, here[..., 0], here[..., 1]).clip(0, 1) * alpha)[..., None]
-    residue = sample(change.residue, here[..., 0], here[..., 1]) * alpha[..., None]
-    moved = move(before[..., : scene.soft.shape[2]], x + shift[..., 0], y + shift[..., 1])
-    if new.any():
+    edited = move(before[..., : scene.soft.shape[2]], x + shift[..., 0], y + shift[..., 1])
+    if any_near(change.new, here):
         # Detail that was moved to where something new is belongs to something else: grain takes its place.
-        here += motion
-        soft = sample(scene.soft, here[..., 0], here[..., 1]).reshape(moved.shape)
-        moved += new * (soft - moved + scene.grain.at(box))
-    edited = np.rint(scene.carry(moved, residue)).clip(0, np.iinfo(before.dtype).max).astype(before.dtype)
-    touched = (alpha > 0) & ((shift != 0).any(2) | (new != 0)[..., 0])
-    region = after[top:bottom, x0:x1, : scene.soft.shape[2]]
-    region[touched] = edited[touched]
+        new = (sample(change.new, here[..., 0], here[..., 1]).clip(0, 1) * alpha)[..., None]
+        from_x, from_y = np.moveaxis(here + motion, -1, 0)
+        edited += new * (sample(scene.soft, from_x, from_y).reshape(edited.shape) - edited + scene.grain.at(tile))
+    if any_near(change.residue, here):
+        edited = scene.carry(edited, sample(change.residue, here[..., 0], here[..., 1]) * alpha[..., None])
+    levels = np.rint(edited).clip(0, np.iinfo(before.dtype).max).astype(before.dtype)
+    np.copyto(after[y0:y1, x0:x1, : levels.shape[2]], levels, where=(alpha > 0)[..., None])
+
+
+def any_near(values: Map, places: Map) -> bool:
+    """Whether `values` [s, s(, c)] has anything but 0 where `places` [n, m, 2] are, as far as `sample` looks."""
+    margin = 3
+    corners = places[[0, 0, -1, -1], [0, -1, 0, -1]]  # the map is affine
+    (left, top), (right, bottom) = corners.min(0) - margin, corners.max(0) + margin + 1
+    last = len(values) - 1
+    left, right = min(max(int(left), 0), last), max(int(right), 1)
+    top, bottom = min(max(int(top), 0), last), max(int(bottom), 1)
+    return bool(values[top:bottom, left:right].any())
 
 
 def move(picture: Array, x: npt.NDArray[np.float32], y: npt.NDArray[np.float32]) -> Array:
@@ -141,9 +152,9 @@ def verified(photo: Photo, after: Array, region: npt.NDArray[np.uint8]) -> Resul
     """The result, once it is sure that nothing where `region` [h, w] is 0 differs."""
     before = photo.pixels
     rows, columns = np.zeros(after.shape[0], bool), np.zeros(after.shape[1], bool)
-    for top in range(0, after.shape[0], STRIP):
-        strip = np.s_[top : top + STRIP]
-        differs = (after[strip] != before[strip]).any(2)
+    for top in range(0, after.shape[0], TILE):
+        strip = np.s_[top : top + TILE]
+        differs = differing(after[strip], before[strip])
         outside = differs & (region[strip] == 0)
         if outside.any():
             wrong = np.abs(after[strip][outside].astype(np.int64) - before[strip][outside].astype(np.int64)).max()
@@ -155,3 +166,11 @@ def verified(photo: Photo, after: Array, region: npt.NDArray[np.uint8]) -> Resul
     down, across = np.flatnonzero(rows), np.flatnonzero(columns)
     box = (int(across[0]), int(down[0]), int(across[-1]), int(down[-1]))
     return Result(replace(photo, pixels=after), box, 0, region)
+
+
+def differing(a: Array, b: Array) -> npt.NDArray[np.bool_]:
+    """[h, w], where any channel of two pictures [h, w, c] differs: by channel, as NumPy is slow along short axes."""
+    out = a[..., 0] != b[..., 0]
+    for channel in range(1, a.shape[2]):
+        out |= a[..., channel] != b[..., channel]
+    return np.asarray(out)

@@ -6,6 +6,7 @@ Both pictures come from one generator, so light is nearly constant between them.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -98,7 +99,10 @@ def around(core: npt.NDArray[np.bool_], reach: float) -> Field:
     return smooth_step(1 - away / max(reach, 1.0))
 
 
-def smooth_step(t: npt.NDArray[np.floating]) -> Field:
+def smooth_step(t: npt.NDArray[np.floating[Any]]) -> Field:
     """0 up to t = 0, 1 from t = 1, level at both ends."""
-    t = np.clip(t, 0, 1)
-    return np.asarray(t * t * (3 - 2 * t), np.float32)
+    t = np.clip(t, 0, 1, dtype=np.float32)
+    rest = 3 - 2 * t
+    rest *= t
+    rest *= t
+    return np.asarray(rest, np.float32)

@@ -34,7 +34,8 @@ def blending(
     """How far each pixel of `box` may follow the edit, 0..1: `opening`, and 0 where nothing happened."""
     opened = opening(photo, alignment, mask, settings, box)
     happened = unwarp(change.happened, resize_matrix(alignment.size, change.size) @ alignment.to_crop, box)
-    return np.asarray(opened * happened.clip(0, 1), np.float32)
+    opened *= np.clip(happened, 0, 1, out=happened)
+    return opened
 
 
 def opening(photo: Photo, alignment: Alignment, mask: Map | None, settings: CompositeSettings, box: Box) -> Map:
@@ -53,8 +54,11 @@ def opening(photo: Photo, alignment: Alignment, mask: Map | None, settings: Comp
     # Beyond the box lies the photo's border, or a pixel that is outside: neither is further away than the feather.
     depth = cv2.distanceTransform(framed(inside, photo, box), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1]
     # A region thinner than two feathers would never open: there the feather is half its depth.
-    alpha = smooth_step(depth / max(min(feather, float(depth[inside > 0].max(initial=0)) / 2), 1e-6))
-    return np.asarray(alpha if part is None else alpha * part, np.float32)
+    depth /= np.float32(max(min(feather, float(depth.max(initial=0)) / 2), 1e-6))
+    alpha = smooth_step(depth)
+    if part is not None:
+        alpha *= part
+    return alpha
 
 
 def in_crop(alignment: Alignment, box: Box) -> npt.NDArray[np.uint8]:

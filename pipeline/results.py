@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import cv2
 import numpy as np
 
 from realdrag import photo as photos
@@ -42,12 +43,12 @@ def outside_difference(result: Result, source: Photo, written: Photo) -> int:
     largest = 0
     for top in range(0, source.size[1], ROWS):
         before, after = (photo.pixels[top : top + ROWS] for photo in (source, written))
-        if before.shape != after.shape:  # WebP holds grey as three equal channels
-            before = np.concatenate([before[..., :1]] * 3 + [before[..., 1:]], 2)
-        differs = np.abs(after.astype(np.int32) - before).max(2)
-        if result.region is not None:
-            differs[result.region[top : top + ROWS] > 0] = 0
-        largest = max(largest, int(differs.max()))
+        closed = None if result.region is None else result.region[top : top + ROWS] == 0
+        for channel in range(after.shape[2]):
+            # WebP holds grey as three equal channels.
+            of_before = before[..., channel if before.shape == after.shape else max(0, channel - 2)]
+            differs = cv2.absdiff(np.ascontiguousarray(of_before), np.ascontiguousarray(after[..., channel]))
+            largest = max(largest, int(differs.max() if closed is None else (differs * closed).max()))
     return largest
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from realdrag.composite import composite as stage
-from realdrag.composite.composite import STRIP, verified
+from realdrag.composite.composite import TILE, verified
 from realdrag.composite.motion import FAINT, MOST, PLAIN, Change, find_change
 from realdrag.composite.region import crop_box, opening
 from realdrag.errors import WorkError
@@ -361,14 +361,14 @@ def test_content_from_beyond_the_border_repeats_the_edge() -> None:
 
 
 @pytest.mark.parametrize("motion", [(0, -6), (-6, 0), (0, 6), (6, 0)])
-def test_a_last_strip_that_comes_all_from_beyond_the_border(
+def test_a_last_tile_that_comes_all_from_beyond_the_border(
     motion: tuple[float, float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A strip or a mask of a few pixels at the photo's border, moved by more than its size."""
+    """A tile or a mask of a few pixels at the photo's border, moved by more than its size."""
     photo = photo_of(texture(160, 160, grain=2))
     place = crop_at(320, 79.5, 79.5)  # 6 pixels of the picture are 30 of the photo
     wanted = run(photo, place, picture(), picture(*motion), None).photo.pixels
-    monkeypatch.setattr(MODULE, "STRIP", 2)
+    monkeypatch.setattr(MODULE, "TILE", 2)
     np.testing.assert_array_equal(run(photo, place, picture(), picture(*motion), None).photo.pixels, wanted)
     mask = np.zeros((160, 160), np.float32)
     edge = {(0, -6): np.s_[-3:, :], (-6, 0): np.s_[:, -3:], (0, 6): np.s_[:3, :], (6, 0): np.s_[:, :3]}[motion]
@@ -376,14 +376,14 @@ def test_a_last_strip_that_comes_all_from_beyond_the_border(
     run(photo, place, picture(), picture(*motion), mask)
 
 
-@pytest.mark.parametrize("strip", [32, 10_000])
-def test_strips_do_not_show(strip: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("tile", [32, 10_000])
+def test_tiles_do_not_show(tile: int, monkeypatch: pytest.MonkeyPatch) -> None:
     photo = photo_of(texture(600, 300), 4)
     place, pictures = crop_at(500, 150, 300, degrees=7), (picture(), picture(1, 2, spot=40))
     mask = disc(600, 300, 150, 300, 280)
-    assert STRIP < 550
+    assert TILE < 550
     wanted = run(photo, place, *pictures, mask).photo.pixels
-    monkeypatch.setattr(MODULE, "STRIP", strip)
+    monkeypatch.setattr(MODULE, "TILE", tile)
     np.testing.assert_array_equal(run(photo, place, *pictures, mask).photo.pixels, wanted)
 
 
@@ -403,7 +403,7 @@ def test_progress_counts_to_its_total() -> None:
 
     photo = photo_of(texture(600, 100))
     stage(photo, crop_at(600, 50, 300), picture(), picture(1), None, SETTINGS, carry=carry_into(photo), progress=Told())
-    assert told == [-3, 1, 2, 3, 0]
+    assert told == [-2, 1, 2, 0]
 
 
 def test_a_pixel_outside_the_mask_is_refused() -> None:
