@@ -21,11 +21,11 @@ LEAST_SIDE, FLOW_SIZE = 128, 256
 FAINT, PLAIN = 8.0, 24.0
 MEAN = 1 / 64  # over which the mean is taken, in sides: along edges the flow's errors cancel in it
 # The same for a change so large that what was there before is gone, its detail too.
-NEW, WHOLLY_NEW = 24.0, 56.0
+NEW, WHOLLY_NEW = 40.0, 88.0
 # A small generator's colours wander where its light does not: blue chins, purple lips. So colour counts less.
 COLOUR_SHARE = 0.4
 # Larger changes are bent towards this many levels: what a small generator adds beyond them is seen as a patch.
-MOST = 32.0
+MOST = 24.0
 # What moves by the first or more is in the region, in sides of the crop, if it touches what moves by the second, or by
 # half of the longest way: a generator never holds still altogether.
 MOVING, MOVED = 0.0025, 0.0075

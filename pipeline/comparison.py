@@ -116,6 +116,10 @@ def draw(
         left = GAP + n * (size[0] + GAP)
         pen.text((left, 4), name, INK, font)
         panel = Image.fromarray(picture).resize(size, Image.Resampling.BOX if scale < 1 else Image.Resampling.NEAREST)
+        if name == "after":
+            for x, y in looks:
+                at = [(a - b) * scale for a, b in zip(corner(before, x, y), (x0, y0), strict=True)]
+                ImageDraw.Draw(panel).rectangle((*at, *(a + WINDOW * scale for a in at)), outline=EDGE)
         page.paste(panel, (left, HEAD))
     top = HEAD + size[1] + GAP
     for n, (x, y) in enumerate(looks):
@@ -123,10 +127,6 @@ def draw(
         pen.text((left, top + 4), f"the seam at {x},{y}, 100 %: before, after", INK, font)
         for k, picture in enumerate((before, after)):
             page.paste(window(picture, x, y), (left + k * WINDOW, top + HEAD))
-        left, high = corner(before, x, y)
-        frame = [(at - start) * scale for at, start in ((left, x0), (high, y0))]
-        frame = [frame[0] + 2 * GAP + size[0], frame[1] + HEAD]
-        pen.rectangle((*frame, frame[0] + WINDOW * scale, frame[1] + WINDOW * scale), outline=EDGE)
     return page
 
 
