@@ -18,10 +18,10 @@ from realdrag.geometry import sample
 
 Field = npt.NDArray[np.float32]
 
-SMOOTHNESS = 6000.0  # weight of the prior; at 2000 end-point errors are half as large again, at 12000 mouths smear
+SMOOTHNESS = 6000.0  # weight of the prior; at 3000 end-point errors are a sixth to a third larger
 BEND = 0.01  # second differences, in pixels, above which the prior is linear: parts may slide along each other
 GRADIENTS = 1.5  # weight of brightness gradients beside colours: they hold where the light changes
-NOISE = 2.0  # grey levels, above which a difference counts linearly: what is new does not pull
+NOISE = 1.0  # grey levels, above which a difference counts linearly: what is new does not pull
 WARPS, ITERATIONS = 4, 8  # twice as many change end-point errors by less than 5 %
 STEP = 1.0  # longest correction of a warp, in pixels: beyond it the linear model of the pictures ends
 STILLNESS = 0.05  # weight of no motion at all, for what nothing holds; at 0.2 a turning head lags by 0.4 px of 512

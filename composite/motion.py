@@ -28,7 +28,7 @@ COLOUR_SHARE = 0.4
 MOST = 24.0
 # What moves by the first or more is in the region, in sides of the crop, if it touches what moves by the second, or by
 # half of the longest way: a generator never holds still altogether.
-MOVING, MOVED = 0.0025, 0.0075
+MOVING, MOVED = 0.002, 0.0075
 LUMA = np.array([0.2126, 0.7152, 0.0722], np.float32)  # Rec. 709
 
 Field = npt.NDArray[np.float32]

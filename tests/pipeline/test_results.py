@@ -168,3 +168,27 @@ def test_compare_refuses_what_it_cannot_show(here: Path, cli: Run) -> None:
     Path("work/result.json").unlink()
     ran = cli("compare", "work")
     assert (ran.code, "composite was not run" in ran.err or "result was not run" in ran.err) == (2, True), ran.err
+
+
+def test_two_faces_one_after_another_and_an_edit_of_an_edit(tmp_path: Path, astronaut: Any, quick: Path) -> None:
+    """What none of the edits was allowed to touch is the first photo's to the bit; what one did is kept by the next."""
+    import realdrag
+
+    original = np.concatenate([astronaut[:300, 60:360], astronaut[:300, 60:360]], 1)  # faces at (150, 110), (450, 110)
+    Image.fromarray(original).save(tmp_path / "0.png")
+    untouched = np.ones(original.shape[:2], bool)
+    before = original
+    for n, (x, box) in enumerate(((155, (110, 75, 205, 170)), (455, (410, 75, 505, 170)), (155, (110, 75, 205, 170)))):
+        output = tmp_path / f"{n + 1}.png"
+        edit = realdrag.edit(tmp_path / f"{n}.png", output, [((x, 120), (x - 5, 112))], box=box)
+        region = edit.result.region
+        assert region is not None
+        after = np.asarray(Image.open(output))
+        np.testing.assert_array_equal(after[region == 0], before[region == 0])
+        assert not region[:, 300:].any() if x < 300 else not region[:, :300].any()
+        assert (after != before).any()
+        untouched &= region == 0
+        before = after
+    np.testing.assert_array_equal(before[untouched], original[untouched])
+    assert untouched.mean() > 0.3
+    assert source_types(photos.read(tmp_path / "3.png").xmp or b"") == [COMPOSITE]  # said once
