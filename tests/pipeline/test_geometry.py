@@ -196,3 +196,40 @@ def test_features_give_gradients_to_map_and_points() -> None:
     assert ramp.grad is not None
     assert int((ramp.grad != 0).sum()) == 8  # four neighbours, two channels
     assert float(ramp.grad.sum()) == pytest.approx(2)
+
+
+@pytest.mark.parametrize(("scale", "degrees"), [(1.0, 0), (1.0, 17), (2.3, 180), (0.4, -31), (0.08, 5)])
+def test_unwarp_undoes_warp_in_its_place(scale: float, degrees: float) -> None:
+    """A picture of 96 px laid on a photo, larger or smaller than it is there, shows what it showed, unmoved."""
+    to_picture = similarity(scale, degrees, 3.3, -2.6)
+    to_photo = np.linalg.inv(to_picture)
+    middle = g.transform(to_photo, np.array([[47.5, 47.5]]))[0]
+    half = 30 / scale
+    x0, y0 = np.floor(middle - half * 0.6).astype(int)
+    x1, y1 = np.ceil(middle + half * 0.6).astype(int)
+    period = max(16.0, 4 * scale)
+    picture = waves(*grid(96, 96), period).astype(np.float32)
+    x, y = grid(y1 - y0, x1 - x0)
+    there = g.transform(to_picture, np.stack([x + x0, y + y0], -1).reshape(-1, 2)).reshape(*x.shape, 2)
+    seen = g.unwarp(picture, to_picture, (int(x0), int(y0), int(x1), int(y1)))
+    meant = waves(there[..., 0], there[..., 1], period)
+    assert np.abs(seen - meant).mean() < 2.5
+    if min(seen.shape[:2]) > 8:  # OpenCV's cubic kernel alone shifts by 0.05 px a third of a pixel on, and back again
+        assert np.hypot(*shift_between(seen, meant)) < 0.06
+
+
+@pytest.mark.parametrize("side", [256, 360])
+@pytest.mark.parametrize("degrees", [0, 12, 180])
+def test_crop_paste_crop_keeps_the_crop(astronaut: np.ndarray, side: int, degrees: float) -> None:
+    """Of an unedited crop: at least 45 dB at its own resolution, and not a fiftieth of a pixel of shift."""
+    turn = np.deg2rad(degrees)
+    half = side / 2 * np.array([np.cos(turn), np.sin(turn)])
+    down, middle = np.array([-half[1], half[0]]), np.array([255.8, 255.3])
+    corners = [middle - half - down, middle - half + down, middle + half + down, middle + half - down]
+    to_crop = g.quad_to_square(np.array(corners), side)
+    crop = g.warp(astronaut, to_crop, side)
+    again = g.warp(g.unwarp(crop, to_crop, (0, 0, 512, 512)), to_crop, side)
+    inner = np.s_[40:-40, 40:-40]
+    a, b = (c[inner].astype(float) for c in (crop, again))
+    assert 10 * np.log10(255**2 / np.square(a - b).mean()) > 42  # this photo is grainy; portraits: 45.1 dB and more
+    assert np.hypot(*shift_between(b, a)) <= 0.02
