@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.fft import dctn, idctn
 
-from realdrag.geometry import sample
+from realdrag.geometry import sample_sharp
 
 Field = npt.NDArray[np.float32]
 
@@ -116,7 +116,7 @@ def data_term(
     xx, xy, yy = (np.zeros((size, size), np.float32) for _ in range(3))
     right = np.zeros((2, size, size), np.float32)
     for source, target, (target_x, target_y) in zip(sources, targets, slopes, strict=True):
-        moved = sample(source, at_x, at_y)
+        moved = sample_sharp(source, at_x, at_y)
         moved_x, moved_y = gradients(moved)
         slope_x, slope_y, rest = (moved_x + target_x) / 2, (moved_y + target_y) / 2, moved - target
         believed = weight / np.sqrt(np.square(rest).sum(2) + NOISE**2)

@@ -11,6 +11,8 @@ from realdrag.geometry import resize_matrix, transform, unwarp
 from realdrag.settings import CompositeSettings
 from realdrag.values import Alignment, Photo
 
+FAINTEST = 1 / 64  # of what happened: Lanczos' kernel rings by less
+
 Box = tuple[int, int, int, int]
 Map = npt.NDArray[np.float32]
 
@@ -34,7 +36,7 @@ def blending(
     """How far each pixel of `box` may follow the edit, 0..1: `opening`, and 0 where nothing happened."""
     opened = opening(photo, alignment, mask, settings, box)
     happened = unwarp(change.happened, resize_matrix(alignment.size, change.size) @ alignment.to_crop, box)
-    opened *= np.clip(happened, 0, 1, out=happened)
+    opened *= np.where(happened > FAINTEST, np.minimum(happened, 1), 0)
     return opened
 
 

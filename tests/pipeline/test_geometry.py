@@ -214,8 +214,8 @@ def test_unwarp_undoes_warp_in_its_place(scale: float, degrees: float) -> None:
     seen = g.unwarp(picture, to_picture, (int(x0), int(y0), int(x1), int(y1)))
     meant = waves(there[..., 0], there[..., 1], period)
     assert np.abs(seen - meant).mean() < 2.5
-    if min(seen.shape[:2]) > 8:  # OpenCV's cubic kernel alone shifts by 0.05 px a third of a pixel on, and back again
-        assert np.hypot(*shift_between(seen, meant)) < 0.06
+    if min(seen.shape[:2]) > 8:  # OpenCV's kernels know places to 1/32 px
+        assert np.hypot(*shift_between(seen, meant)) < 0.03
 
 
 @pytest.mark.parametrize("side", [256, 360])
@@ -231,5 +231,5 @@ def test_crop_paste_crop_keeps_the_crop(astronaut: np.ndarray, side: int, degree
     again = g.warp(g.unwarp(crop, to_crop, (0, 0, 512, 512)), to_crop, side)
     inner = np.s_[40:-40, 40:-40]
     a, b = (c[inner].astype(float) for c in (crop, again))
-    assert 10 * np.log10(255**2 / np.square(a - b).mean()) > 42  # this photo is grainy; portraits: 45.1 dB and more
+    assert 10 * np.log10(255**2 / np.square(a - b).mean()) > 45
     assert np.hypot(*shift_between(b, a)) <= 0.02

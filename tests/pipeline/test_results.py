@@ -192,3 +192,18 @@ def test_two_faces_one_after_another_and_an_edit_of_an_edit(tmp_path: Path, astr
     np.testing.assert_array_equal(before[untouched], original[untouched])
     assert untouched.mean() > 0.3
     assert source_types(photos.read(tmp_path / "3.png").xmp or b"") == [COMPOSITE]  # said once
+
+
+@pytest.mark.parametrize(("suffix", "side"), [(".jpg", 40), (".png", 97), (".tif", 300), (".webp", 700)])
+def test_without_a_drag_the_result_is_the_photo_byte_for_byte(
+    tmp_path: Path, astronaut: Any, quick: Path, suffix: str, side: int
+) -> None:
+    import realdrag
+
+    face = Image.fromarray(astronaut[20:220, 120:320]).resize((side, side))
+    face.save(tmp_path / f"a{suffix}", dpi=(300, 300))
+    middle = side / 2
+    drags = [((middle, middle), (middle + side / 20, middle))]
+    edit = realdrag.edit(tmp_path / f"a{suffix}", tmp_path / f"b{suffix}", drags, strength=0.0, whole=True)
+    assert edit.result.changed is None
+    assert (tmp_path / f"b{suffix}").read_bytes() == (tmp_path / f"a{suffix}").read_bytes()
