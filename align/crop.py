@@ -132,7 +132,7 @@ def _cropped(
     to_crop = geometry.quad_to_square(quad, size)
     return Alignment(
         to_crop=to_crop,
-        crop=geometry.warp(rgb, to_crop, size),
+        crop=geometry.warp(rgb, to_crop, size, sharp=True),
         landmarks=None if face is None else face.landmarks,
         box=None if face is None else face.box,
         detector=detector,

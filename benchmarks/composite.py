@@ -219,9 +219,9 @@ def round_trip(rgb: np.ndarray, side: int, degrees: float) -> tuple[float, float
     down = np.array([-half[1], half[0]])
     quad = np.array([middle - half - down, middle - half + down, middle + half + down, middle + half - down])
     to_crop = quad_to_square(quad, side)
-    crop = warp(rgb, to_crop, side)
+    crop = warp(rgb, to_crop, side, sharp=True)
     box = (0, 0, rgb.shape[1], rgb.shape[0])
-    again = warp(unwarp(crop, to_crop, box), to_crop, side)
+    again = warp(unwarp(crop, to_crop, box), to_crop, side, sharp=True)
     inner = np.s_[16:-16, 16:-16]
     square = np.sqrt(2) if degrees else 1
     keep = np.hypot(*np.meshgrid(*[np.arange(side) - side / 2] * 2)) < side / 2 / square * 1.2

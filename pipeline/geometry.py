@@ -61,18 +61,19 @@ def quad_to_square(quad: Points, size: int) -> Matrix:
     return matrix
 
 
-def warp(picture: Array, matrix: Matrix, size: int) -> Array:
+def warp(picture: Array, matrix: Matrix, size: int, *, sharp: bool = False) -> Array:
     """`picture` [h, w(, c)] uint8 seen through `matrix` (its pixels → those of the result), as [size, size(, c)] uint8.
 
-    Correct for area when reducing: the result is sampled k times finer with Lanczos' kernel and averaged, k the least
-    integer not under the reduction. (OpenCV's cubic kernel shifts what lies between pixels by up to 0.05 px.) What lies
-    outside the picture is its mirror image.
+    Correct for area when reducing: the result is sampled k times finer with cubic interpolation and averaged, k the
+    least integer not under the reduction. What lies outside the picture is its mirror image. sharp: Lanczos' kernel
+    instead, as OpenCV's cubic one shifts what lies between pixels by up to 0.05 px; for what is laid back on a photo.
     """
-    return _warp(picture, matrix, (size, size), cv2.BORDER_REFLECT)
+    way = cv2.INTER_LANCZOS4 if sharp else cv2.INTER_CUBIC
+    return _warp(picture, matrix, (size, size), way, cv2.BORDER_REFLECT)
 
 
-def _warp(picture: Array, matrix: Matrix, size: tuple[int, int], border: int) -> Array:
-    """`warp` to any (width, height), with OpenCV's way beyond the border."""
+def _warp(picture: Array, matrix: Matrix, size: tuple[int, int], way: int, border: int) -> Array:
+    """`warp` to any (width, height), by OpenCV's interpolation and its way beyond the border."""
     reduction = 1 / scale_of(matrix)
     if reduction > MAX_OVERSAMPLING:
         shrunk_w = max(1, round(picture.shape[1] / reduction * MAX_OVERSAMPLING))
@@ -85,21 +86,21 @@ def _warp(picture: Array, matrix: Matrix, size: tuple[int, int], border: int) ->
     k = max(1, math.ceil(reduction - 1e-6))
     fine = np.array([[k, 0, (k - 1) / 2], [0, k, (k - 1) / 2], [0, 0, 1]]) @ matrix
     width, height = size
-    out = cv2.warpAffine(picture, fine[:2], (width * k, height * k), flags=cv2.INTER_LANCZOS4, borderMode=border)
+    out = cv2.warpAffine(picture, fine[:2], (width * k, height * k), flags=way, borderMode=border)
     if k > 1:
         out = cv2.resize(out, size, interpolation=cv2.INTER_AREA)
     return np.asarray(out)
 
 
 def unwarp(picture: Array, matrix: Matrix, box: tuple[int, int, int, int]) -> Array:
-    """What `warp` did, undone: `picture` [s, s(, c)], uint8 or float32, on the pixels of a photo.
+    """What a sharp `warp` did, undone: `picture` [s, s(, c)], uint8 or float32, on the pixels of a photo.
 
     matrix: photo pixels → those of the picture. box: x0, y0, x1, y1 in photo pixels, the last exclusive; the result is
     [y1 - y0, x1 - x0(, c)]. Correct for area when reducing, as `warp`; beyond the picture its edge goes on.
     """
     x0, y0, x1, y1 = box
     to_box = np.array([[1.0, 0, -x0], [0, 1, -y0], [0, 0, 1]]) @ np.linalg.inv(matrix)
-    return _warp(picture, to_box, (x1 - x0, y1 - y0), cv2.BORDER_REPLICATE)
+    return _warp(picture, to_box, (x1 - x0, y1 - y0), cv2.INTER_LANCZOS4, cv2.BORDER_REPLICATE)
 
 
 def cut_off(picture: Array, matrix: Matrix, box: tuple[float, float, float, float]) -> Array:
