@@ -95,13 +95,14 @@ def disc(height: int, width: int, x: float, y: float, radius: float) -> np.ndarr
 
 
 def moved_by(before: np.ndarray, after: np.ndarray) -> np.ndarray:
-    """Sub-pixel shift (x, y) of the content from `before` to `after`, both [h, w]: phase correlation.
+    """Sub-pixel shift (x, y) of the content from `before` to `after`, both [h, w]: where they correlate most.
 
-    Not OpenCV's: where it pads to a size that it likes, it is off by half a pixel.
+    Not by OpenCV, which is off by half a pixel where it pads to a size that it likes; nor by phase alone, which fails
+    in a face of 24 px.
     """
     window = cv2.createHanningWindow(before.shape[::-1], cv2.CV_64F)
     pair = [(p - p.mean()) * window for p in (after, before)]
-    return np.array(phase_cross_correlation(*pair, upsample_factor=100)[0][::-1])
+    return np.array(phase_cross_correlation(*pair, upsample_factor=100, normalization=None)[0][::-1])
 
 
 # --- nothing where nothing happened ---
