@@ -134,7 +134,9 @@ def sample(picture: Array, points_x: Array, points_y: Array) -> Array:
 
 
 def sample_sharp(picture: Array, points_x: Array, points_y: Array) -> Array:
-    """As `sample`, by Lanczos' kernel of eight pixels: of white noise it keeps 94 % of the energy, cubic 72 %."""
+    """As `sample`, by Lanczos' kernel of eight pixels: white noise keeps 83 % of its energy, by the cubic one 73 %;
+    noise that is a little coarser (Gaussian, 0.6 px), as photos have it, 94 % and 89 %.
+    """
     x, y = np.asarray(points_x, np.float32), np.asarray(points_y, np.float32)
     return np.asarray(cv2.remap(picture, x, y, cv2.INTER_LANCZOS4, borderMode=cv2.BORDER_REPLICATE))
 

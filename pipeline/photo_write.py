@@ -30,7 +30,6 @@ FORMATS = {
     ".tiff": "TIFF",
     ".webp": "WEBP",
 }
-KINDS = tuple(dict.fromkeys(FORMATS.values()))
 # libjpeg's JPEG_MAX_DIMENSION and libwebp's WEBP_MAX_DIMENSION
 MAX_SIDE = {"JPEG": 65500, "WEBP": 16383}
 JPEG_QUALITY = 95
@@ -60,10 +59,9 @@ def strict_pillow() -> Iterator[None]:
 def kind_of(path: Path, kind: str | None = None) -> str:
     """What kind of file is to be at `path`: `kind` ("jpeg", "png", "tiff", "webp"), else what its suffix names."""
     if kind is not None:
-        if kind.upper() not in KINDS:
-            names = ", ".join(name.lower() for name in KINDS)
-            raise InputError(f"{kind!r} names no kind of picture", f"use one of {names}", code="format")
-        return kind.upper()
+        if (found := FORMATS.get(f".{kind.lower()}")) is None:
+            raise InputError(f"{kind!r} names no kind of picture", "use jpeg, png, tiff or webp", code="format")
+        return found
     found = FORMATS.get(path.suffix.lower())
     if found is None:
         names = ", ".join(FORMATS)
