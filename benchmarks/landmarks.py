@@ -21,7 +21,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +33,7 @@ from realdrag.composite.motion import FLOW_SIZE, find_motion
 from realdrag.devices import keep_pages
 from realdrag.drag import choose_block, drag
 from realdrag.geometry import resize, resize_matrix, transform
+from realdrag.inversion import Perceptual
 from realdrag.presets import load
 from realdrag.progress import Silent
 from realdrag.stylegan import Generator, to_picture, to_tensor
@@ -85,9 +86,13 @@ class Bench:
 
     def __init__(self, model: str) -> None:
         self.generator: Generator = load_generator(resolve_model(model))
-        self.net, self.lpips = load_landmarks(), load_perceptual("alex", torch.device("cpu"))
+        self.net = load_landmarks()
         self.block = choose_block(self.generator, "auto")
         self.to_512 = resize_matrix(self.generator.config.img_resolution, SIDE)
+
+    @cached_property
+    def lpips(self) -> Perceptual:
+        return load_perceptual("alex", torch.device("cpu"))
 
     def picture(self, w_plus: torch.Tensor) -> np.ndarray:
         with torch.no_grad():

@@ -10,6 +10,7 @@ does not explain of the patch is held down as well, so that a handle cannot arri
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,6 +35,7 @@ FREE_CHANGE = 0.3  # of the features' mean: smaller changes cost little, else a 
 FREE_AROUND = 6.0  # so far around a handle's way the features are not kept: they are to move
 LOST = 0.1  # less confidence, and the handle is looked for again, so far around:
 SEARCH = 8.0
+ROWS = 32  # of features at a time, where a copy of all would be large
 
 
 class Anchored:
@@ -60,8 +62,8 @@ class Anchored:
         damping = (2 * DAMPING * size + 1e-9)[:, None, None] * torch.eye(2, device=device)
         self.inverse = torch.linalg.inv(product + damping)
         self.spread = (self.template - self.template.mean(1, keepdim=True)).square().mean((1, 2)) + 1e-9
-        self.typical = problem.original.abs().mean() + 1e-9
-        self.kept = problem.settings.keep_weight / self.side**2 * self.away(starts)
+        self.typical = float(problem.original.abs().mean()) + 1e-9
+        self.held = self.weights(starts)
 
     def look_at(self, features: Tensor, points: Tensor) -> Tensor:
         """Templates [n, 3, k, c] of the handles at `points`: the patch, and its slope along x and y."""
@@ -82,6 +84,21 @@ class Anchored:
         radius = (STRETCH / stretch.amax(1).clamp(min=1e-9)).clamp(LEAST_PATCH, PATCH)
         part = (self.patch.norm(dim=1) < radius[:, None]).to(starts.dtype)
         return radius / PATCH, (part / part.mean(1, keepdim=True))[:, None, :, None]
+
+    def weights(self, starts: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """What features are held to [1, c, r, r], and what a change from it costs at each place [r, r].
+
+        All are held to what this drag began with, but around handles' ways; what is fixed to the unedited face.
+        """
+        problem, settings = self.problem, self.problem.settings
+        kept = settings.keep_weight / self.side**2 * self.away(starts)
+        if problem.fixed is None:
+            return [(problem.now, kept)]
+        # A mean over the fixed area, so that a small one holds as firmly as a large one.
+        fixed = settings.mask_weight * problem.fixed / problem.fixed.sum()
+        if problem.now is problem.original:
+            return [(problem.now, kept + fixed)]
+        return [(problem.now, kept), (problem.original, fixed)]
 
     def away(self, starts: Tensor) -> Tensor:
         """1 where no handle passes on its way, 0 where one does [r, r]."""
@@ -108,7 +125,8 @@ class Anchored:
         shift, mismatch = self.differ(features, points)
         left = self.targets - points
         ahead = left * (AHEAD / left.norm(dim=1).clamp(min=AHEAD))[:, None]  # where a handle shall be next
-        held = self.held(features) + (self.match * mismatch).sum()
+        changes = [Change.cost(features, before, weights, self.typical) for before, weights in self.held]
+        held = sum(changes, (self.match * mismatch).sum())
         far = (ahead - shift).square().sum(1).clamp(min=1e-9).sqrt()  # a root has no gradient at 0
         return self.pull(far) + held, held, mismatch
 
@@ -133,20 +151,6 @@ class Anchored:
     def stalled(self, state: State) -> bool:
         """Whether the rate has fallen so often that nothing more will come."""
         return state.rate <= self.problem.settings.lr * FALL**FALLS
-
-    def held(self, features: Tensor) -> Tensor:
-        """What changes cost: of what this drag began with, and of what must not change of the unedited face."""
-        settings, fixed = self.problem.settings, self.problem.fixed
-        cost = (self.kept * self.change(features, self.problem.now)).sum()
-        if fixed is not None:  # a mean over the fixed area, so that a small one holds as firmly as a large one
-            cost = (
-                cost + settings.mask_weight * (fixed * self.change(features, self.problem.original)).sum() / fixed.sum()
-            )
-        return cost
-
-    def change(self, features: Tensor, before: Tensor) -> Tensor:
-        """Of each place [r, r], in the features' mean, as a root less where it is below `FREE_CHANGE` (Charbonnier)."""
-        return (((features - before) / self.typical).square() + FREE_CHANGE**2).sqrt().mean(1)[0] - FREE_CHANGE
 
     def pull(self, distances: Tensor) -> Tensor:
         """The sum of distances [n], as squares where nearly nothing is left (Huber's)."""
@@ -183,6 +187,37 @@ class Anchored:
         shift = -(self.inverse @ torch.einsum("nikc,nkc->ni", self.part * self.slope, apart)[..., None])[..., 0]
         rest = apart + torch.einsum("nikc,ni->nkc", self.slope, shift)
         return shift, (self.part[:, 0] * rest.square()).mean((1, 2)) / self.spread
+
+
+class Change(torch.autograd.Function):
+    """What features [1, c, r, r] other than those `before` cost: at each place the mean over channels of Charbonnier's
+    penalty of their differences in units of `unit`, times the place's weight [r, r].
+
+    Value and gradient in one go: made of single operations, each of which keeps a map, it is a tenth of a step.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: torch.autograd.function.FunctionCtx, features: Tensor, before: Tensor, weights: Tensor, unit: float
+    ) -> Tensor:
+        change = (features - before).div_(unit)
+        cost = change.new_zeros(())
+        for part, weight in zip(change.split(ROWS, 2), weights.split(ROWS), strict=True):
+            root = part.square().add_(FREE_CHANGE**2).sqrt_()
+            cost += ((root.mean(1)[0] - FREE_CHANGE) * weight).sum()
+            part.div_(root).mul_(weight / (unit * features.shape[1]))
+        ctx.save_for_backward(change)
+        return cost
+
+    @staticmethod
+    def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor, None, None, None]:
+        return ctx.saved_tensors[0] * outputs[0], None, None, None
+
+    @classmethod
+    def cost(cls, features: Tensor, before: Tensor, weights: Tensor, unit: float) -> Tensor:
+        """`apply`, with its types."""
+        cost: Tensor = cls.apply(features, before, weights, unit)  # type: ignore[no-untyped-call]
+        return cost
 
 
 def confidence(mismatch: Tensor) -> Tensor:

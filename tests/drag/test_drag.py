@@ -428,10 +428,12 @@ def test_what_need_not_move_is_kept_and_what_lies_about_a_handle_s_way_is_not(
 ) -> None:
     loop, _ = prepared(latent, generator, NOSE, UP)
     assert isinstance(loop, Anchored)
+    ((before, weights),) = loop.held
+    assert before is loop.problem.original
     whole = SETTINGS.keep_weight / 64**2
-    assert float(loop.kept[5, 5]) == pytest.approx(whole, rel=1e-3)
+    assert float(weights[5, 5]) == pytest.approx(whole, rel=1e-3)
     for y in (36, 37, 38):  # feature pixels: the handle is at 31.75, 37.75, its target 2 above
-        assert float(loop.kept[y, 32]) < 0.05 * whole
+        assert float(weights[y, 32]) < 0.05 * whole
 
 
 # --- one step ---
@@ -551,7 +553,15 @@ def test_a_new_handle_gets_a_template_of_what_is_there_now(latent: Latent, gener
     now = generator.synthesize(torch.from_numpy(reached.way[reached.chosen])[None], "b64")
     assert isinstance(loop, Anchored)
     torch.testing.assert_close(loop.templates[:1], loop.look_at(now, state.points[:1]))
-    # The mask protects the picture of the inversion, not the edited one.
+    # The mask protects the picture of the inversion, not the edited one; the rest is kept as the first drag left it.
+    masked, _ = prepared(
+        latent, generator, handles, handles + 3, previous=reached, movable=np.tri(128, dtype=np.float32)
+    )
+    assert isinstance(masked, Anchored)
+    assert [
+        before is features
+        for (before, _), features in zip(masked.held, (masked.problem.now, masked.problem.original), strict=True)
+    ] == [True, True]
     torch.testing.assert_close(
         loop.problem.original, generator.synthesize(torch.from_numpy(latent.w_plus)[None], "b64")
     )
