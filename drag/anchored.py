@@ -202,7 +202,7 @@ class Change(torch.autograd.Function):
     ) -> Tensor:
         change = (features - before).div_(unit)
         cost = change.new_zeros(())
-        for part, weight in zip(change.split(ROWS, 2), weights.split(ROWS), strict=True):
+        for part, weight in zip(torch.split(change, ROWS, 2), torch.split(weights, ROWS), strict=True):
             root = part.square().add_(FREE_CHANGE**2).sqrt_()
             cost += ((root.mean(1)[0] - FREE_CHANGE) * weight).sum()
             part.div_(root).mul_(weight / (unit * features.shape[1]))
