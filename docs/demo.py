@@ -11,8 +11,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 from skimage import data
 
-DRAGS = ["203,140:198,135", "247,140:252,135"]  # the corners of the mouth, outwards and up
-MASK = (180, 110, 270, 174)  # an ellipse around the mouth may move
+DRAGS = ["203,140:199.5,137", "247,140:250.5,137"]  # the corners of the mouth, outwards and up
+MASK = (180, 118, 270, 174)  # an ellipse around the mouth may move
 VIEW, ZOOM = (140, 40, 310, 210), 3  # what the comparison shows
 
 
