@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from realdrag.drag.loop import Problem, Sight, State, adam, disc, grid, sample_patches, to_side, with_kept
+from realdrag.drag.loop import LOST, Problem, Sight, State, adam, disc, grid, sample_patches, to_side, with_kept
 
 BETAS = (0.7, 0.95)
 # Lengths are in feature pixels. Of patches 5, 6 and 8 wide, on `faces-128`, 6 ends nearest.
@@ -33,8 +33,7 @@ PATIENCE, FALL, FALLS, LOWER = 4, 0.5, 4, 0.97
 SETTLED = 2  # so many looks of an arrived drag without a lower cost, and it ends: until then the rest gets nearer
 FREE_CHANGE = 0.3  # of the features' mean: smaller changes cost little, else a drag that is held firmly does not begin
 FREE_AROUND = 6.0  # so far around a handle's way the features are not kept: they are to move
-LOST = 0.1  # less confidence, and the handle is looked for again, so far around:
-SEARCH = 8.0
+SEARCH = 8.0  # a lost handle is looked for again, so far around
 ROWS = 32  # of features at a time, where a copy of all would be large
 
 

@@ -11,7 +11,7 @@ import torch
 
 from realdrag.drag.anchored import Anchored
 from realdrag.drag.draggan import DragGan
-from realdrag.drag.loop import Loop, Problem, Sight, State, begin
+from realdrag.drag.loop import LOST, Loop, Problem, Sight, State, begin
 from realdrag.drag.way import Latents, check_strength, way_to
 from realdrag.errors import InputError, WorkError
 from realdrag.geometry import Matrix, Points, resize, resize_matrix, scale_of, transform
@@ -21,7 +21,7 @@ from realdrag.stylegan import Generator, to_picture
 from realdrag.values import Drag, Handle, Latent, Outcome, TraceStep
 
 LOOPS: dict[str, type[Anchored | DragGan]] = {"anchored": Anchored, "draggan": DragGan}
-LOST, LOST_AFTER = 0.1, 5  # less confidence for so many steps in a row, and the drag ends
+LOST_AFTER = 5  # a handle lost for so many steps in a row ends the drag
 
 
 def choose_block(generator: Generator, wanted: str) -> str:

@@ -17,6 +17,7 @@ from realdrag.settings import DragSettings
 from realdrag.stylegan import Generator
 
 EPSILON = 1e-8  # Adam's
+LOST = 0.1  # a handle that is found with less confidence is lost
 
 
 @dataclass(frozen=True, eq=False)
