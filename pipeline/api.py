@@ -68,7 +68,7 @@ def edit(
     *,
     moves: Mapping[str, float] | None = None,
     snap: bool = False,
-    strength: float = 1.0,
+    strength: float | None = None,
     mask: Source | None = None,
     preset: str | None = None,
     model: str | None = None,
@@ -79,6 +79,8 @@ def edit(
     film: str | os.PathLike[str] | None = None,
     plot: str | os.PathLike[str] | None = None,
     report: str | os.PathLike[str] | None = None,
+    recipe: str | os.PathLike[str] | None = None,
+    save_recipe: str | os.PathLike[str] | None = None,
     format: str | None = None,  # noqa: A002
     progress: Progress | None = None,
 ) -> Edit:
@@ -87,31 +89,42 @@ def edit(
     photo: path, array, PIL image or Photo. output: where to write the result, or None; format: as for `save`.
     drags: (handle, target) pairs, (x, y) in photo pixels. mask: of the photo's size, white may move.
     moves: named drags, {"smile": 0.5}; see `Editor.moves`. snap: `drags` start at the nearest landmarks.
-    strength: 0 (the photo itself) … 1 (the drag as it ended) … 1.5 (beyond).
+    strength: 0 (the photo itself) … 1 (the drag as it ended, the default) … 1.5 (beyond).
     face: K-th largest; box: a face box x0, y0, x1, y1; whole: the largest centred square as it is.
     preset: None takes the config file's, else "balanced".
     work: folder to keep every stage's values in. The inverted latent is kept anyway and found again.
     film, plot: files to show the drag in, report: the inversion; see `Editor.film`, `Editor.plot`, `Editor.report`.
+    recipe: a file that says what to drag and with which settings, instead of `drags`, `moves`, `snap`, `mask` and
+    `preset`. save_recipe: where to write this edit's; on the same photo it gives the same bytes.
     """
+    from realdrag.editing import run_edit, step_of
     from realdrag.presets import load
-    from realdrag.stages import run_edit
+    from realdrag.recipe import read
+    from realdrag.replay import box_on, editor_of, steps_on
 
-    editor = Editor(model=model, settings=load(preset)[1], progress=progress)
     opened = photo if isinstance(photo, Photo) else open(photo)
+    if recipe is None:
+        editor = Editor(model=model, settings=load(preset)[1], progress=progress)
+        steps = [step_of(opened, drags, moves, snap, mask, 1.0 if strength is None else strength)]
+    else:
+        if drags or moves or snap or mask is not None or preset is not None:
+            raise InputError("a recipe says what to drag and with which settings", "give either", code="usage")
+        made = read(recipe)
+        editor, steps = editor_of(made, model=model, progress=progress), steps_on(made, opened, strength=strength)
+        if face is None and box is None and not whole:
+            face, box, whole = made.face, box_on(made, opened), made.whole
     return run_edit(
         editor,
         opened,
-        drags,
+        steps,
         output=output,
         kind=format,
         source=photo,
-        moves=moves,
-        snap=snap,
-        strength=strength,
+        others=[mask, recipe],
         film=film,
         plot=plot,
         report=report,
-        mask=mask,
+        save_recipe=save_recipe,
         face=face,
         box=box,
         whole=whole,

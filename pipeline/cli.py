@@ -44,8 +44,10 @@ from realdrag.cli_options import (
     PrecisionOpt,
     PresetOpt,
     QuietOpt,
+    RecipeOpt,
     RedoOpt,
     ReportOpt,
+    SaveRecipeOpt,
     SnapOpt,
     SpaceOpt,
     StepOpt,
@@ -97,6 +99,8 @@ def edit(
     film: FilmOpt = None,
     plot: PlotOpt = None,
     report: ReportOpt = None,
+    recipe: RecipeOpt = None,
+    save_recipe: SaveRecipeOpt = None,
     model: ModelOpt = None,
     aligner: AlignerOpt = None,
     detector: DetectorOpt = None,
@@ -120,10 +124,12 @@ def edit(
 ) -> None:
     """Drag points of a photo: align, invert, drag and composite in one go."""
     from realdrag import photo as photos
-    from realdrag.placing import parse_moves
+    from realdrag.editing import run_edit
+    from realdrag.placing import Wanted, parse_moves
     from realdrag.points import parse_box, parse_drag
+    from realdrag.recipe import Step, read
+    from realdrag.replay import box_on, steps_on
     from realdrag.results import edit_json
-    from realdrag.stages import run_edit
 
     common = Common(config, device, threads, precision, quiet)
     flags: dict[str, dict[str, object]] = {
@@ -132,24 +138,33 @@ def edit(
         "drag": {"block": block, "max_steps": max_steps},
         "composite": {"feather": feather},
     }
-    editor = common.editor(model, preset, flags)
-    specs, named = [parse_drag(text) for text in drag or []], parse_moves(move or [])
+    if recipe is not None and (drag or move or snap or mask or preset or config):
+        hint = "--strength, --face, --box, --whole and the flags of the stages can be given with it"
+        raise InputError("--recipe says what to drag and with which settings", hint, code="usage")
+    made = None if recipe is None else read(recipe)
+    editor = common.editor(model, preset, flags, made)
+    wanted = Wanted([parse_drag(text) for text in drag or []], parse_moves(move or []), snap)
     face_box = parse_box(box)
     source = photos.read(photo)
+    if made is None:
+        weights = None if mask is None else photos.read_mask(mask, source.size)
+        steps = [Step(wanted, weights, 1.0 if strength is None else strength)]
+    else:
+        steps = steps_on(made, source, strength=strength)
+        if not (face or face_box or whole):
+            face, face_box, whole = made.face, box_on(made, source), made.whole
     done = run_edit(
         editor,
         source,
-        specs,
+        steps,
         output=output,
         kind=kind,
         source=photo,
-        moves=named,
-        snap=snap,
-        strength=1.0 if strength is None else strength,
+        others=[mask, recipe],
         film=film,
         plot=plot,
         report=report,
-        mask=mask,
+        save_recipe=save_recipe,
         face=face,
         box=face_box,
         whole=whole,
@@ -219,7 +234,8 @@ def invert(
     debug: DebugOpt = False,
 ) -> None:
     """Find the crop's latent, or find it again in the store."""
-    from realdrag.stages import alone, check_pictures, invert_stage
+    from realdrag.outputs import check_pictures
+    from realdrag.stages import alone, invert_stage
 
     common = Common(config, device, threads, precision, quiet)
     folder = existing(work)
@@ -267,11 +283,11 @@ def drag(
     Without --drag and --move, --strength, --step, --film and --plot are for the drag that the folder holds.
     """
     from realdrag.history import History
+    from realdrag.outputs import check_pictures
     from realdrag.placing import Wanted, parse_moves
     from realdrag.points import parse_drag
     from realdrag.stages import (
         alone,
-        check_pictures,
         drag_stage,
         history_stage,
         show_drag,
@@ -312,6 +328,7 @@ def composite(
     work: WorkOpt,
     output: OutputOpt,
     kind: FormatOpt = None,
+    save_recipe: SaveRecipeOpt = None,
     feather: FeatherOpt = None,
     preset: PresetOpt = None,
     config: ConfigOpt = None,
@@ -323,14 +340,20 @@ def composite(
     debug: DebugOpt = False,
 ) -> None:
     """Carry the drag back into the photo."""
-    from realdrag.stages import alone, check_output, composite_stage
+    from realdrag.outputs import check_output, check_pictures
+    from realdrag.recipe import write
+    from realdrag.replay import recipe_of
+    from realdrag.stages import alone, composite_stage
 
     folder = existing(work)
     editor = Common(config, device, threads, precision, quiet).editor(None, preset, {"composite": {"feather": feather}})
     with alone(editor, folder):
         photo = folder.photo()
         check_output(output, photo, [], folder, kind)
+        check_pictures([output], folder, recipe=save_recipe)
         done = composite_stage(editor, folder, photo, output, kind)
+        if save_recipe is not None:
+            write(recipe_of(editor, folder, photo), save_recipe)
     line = f"{output}  {'nothing changed' if done.changed is None else f'changed within {done.changed}'}"
     show(folder.record("result"), as_json, line)
 

@@ -15,6 +15,7 @@ from realdrag.errors import InputError
 if TYPE_CHECKING:
     from realdrag.api import Editor
     from realdrag.progress import Progress
+    from realdrag.recipe import Recipe
     from realdrag.workfolder import WorkFolder
 
 DeviceOpt = Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda|mps", help="What computes.")]
@@ -94,6 +95,12 @@ ContinueOpt = Annotated[bool, typer.Option("--continue", help="Go on from the la
 UndoOpt = Annotated[bool, typer.Option("--undo", help="Take the last drag back; again for the one before it.")]
 RedoOpt = Annotated[bool, typer.Option("--redo", help="Do again what was undone.")]
 StepOpt = Annotated[int | None, typer.Option("--step", metavar="K", help="Show the drag as it was at step K.")]
+RecipeOpt = Annotated[
+    Path | None, typer.Option("--recipe", metavar="R", help="Make the edit that this file describes, on this photo.")
+]
+SaveRecipeOpt = Annotated[
+    Path | None, typer.Option("--save-recipe", metavar="R", help="Write all that the edit needs but the photo: .toml.")
+]
 FeatherOpt = Annotated[
     float | None, typer.Option("--feather", metavar="F", help="Width of the soft edge, in sides of the crop.")
 ]
@@ -113,13 +120,30 @@ class Common:
     precision: str
     quiet: bool
 
-    def editor(self, model: str | None, preset: str | None, flags: Mapping[str, Mapping[str, object]]) -> Editor:
-        """An editor with the settings in force: preset < config file < flags."""
+    def editor(
+        self,
+        model: str | None,
+        preset: str | None,
+        flags: Mapping[str, Mapping[str, object]],
+        recipe: Recipe | None = None,
+    ) -> Editor:
+        """An editor with the settings in force: preset < config file < flags, or recipe < flags."""
         from realdrag.api import Editor
         from realdrag.devices import keep_pages
         from realdrag.presets import load
+        from realdrag.replay import editor_of
 
         keep_pages()
+        if recipe is not None:
+            return editor_of(
+                recipe,
+                model=model,
+                flags=flags,
+                device=self.device,
+                threads=self.threads,
+                precision=self.precision,
+                progress=self.progress(),
+            )
         _, settings = load(preset, self.config, flags)
         return Editor(
             model=model,

@@ -103,6 +103,14 @@ def unwarp(picture: Array, matrix: Matrix, box: tuple[int, int, int, int]) -> Ar
     return _warp(picture, to_box, (x1 - x0, y1 - y0), cv2.INTER_LANCZOS4, cv2.BORDER_REPLICATE)
 
 
+def carry(picture: Array, matrix: Matrix, size: tuple[int, int]) -> Array:
+    """`picture` [h, w] float32 seen through `matrix` (its pixels → those of the result), at `size` (width, height).
+
+    Linear, so that nothing overshoots; correct for area when reducing; beyond the picture its edge goes on.
+    """
+    return _warp(picture, matrix, size, cv2.INTER_LINEAR, cv2.BORDER_REPLICATE)
+
+
 def cut_off(picture: Array, matrix: Matrix, box: tuple[float, float, float, float]) -> Array:
     """`picture` [s, s(, c)] uint8, black but for `box`, which `matrix` (without turning) maps to its pixels.
 

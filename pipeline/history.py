@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from realdrag.errors import InputError
+from realdrag.errors import InputError, StaleError
 from realdrag.photo import write_bytes
 from realdrag.workfolder import WorkFolder
 
@@ -37,6 +39,33 @@ class History:
         """As drags.json and `--json` have it."""
         return {"current": self.current, "count": self.count}
 
+    def chain(self) -> list[tuple[dict[str, Any], Path]]:
+        """The drags that follow on each other up to the folder's own, the first first: the record and folder of each.
+
+        StaleError where one of them is no longer there.
+        """
+        drags = [(self.work.record("drag"), self.work.path)]
+        for k in range(self.current - 1, -1, -1):
+            before = drags[0][0]["inputs"]["before"]
+            if before is None:
+                return drags
+            earlier = WorkFolder(self._aside(k))
+            if earlier.sha256("drag.safetensors") != before:
+                break
+            drags.insert(0, (earlier.record("drag"), earlier.path))
+        if drags[0][0]["inputs"]["before"] is None:
+            return drags
+        raise StaleError(f"{self.work.path}: an earlier drag is missing or damaged", "drag anew, without --continue")
+
+    def find(self, inputs: Mapping[str, Any]) -> int | None:
+        """The number of a drag that lies aside and was made from just these inputs, but for its strength; or None."""
+        wanted = json.loads(json.dumps(dict(inputs)))
+        for k in range(1, self.count + 1):
+            found = WorkFolder(self._aside(k)).record("drag").get("inputs", {}) if self._kept(k) else {}
+            if {key: value for key, value in found.items() if key != "strength"} == wanted:
+                return k
+        return None
+
     def keep(self) -> None:
         """Put the folder's drag aside; call it before another is written. Nothing where it is not whole."""
         aside = self._aside(self.current)
@@ -57,7 +86,7 @@ class History:
                 shutil.rmtree(folder)
 
     def go(self, by: int) -> None:
-        """Undo (−1) or do again (+1) a drag. InputError where there is none."""
+        """Undo (−1) or do again (+1) a drag, or go to one farther away. InputError where there is none."""
         wanted = self.current + by
         if not 0 <= wanted <= self.count:
             what = "undo" if by < 0 else "redo"

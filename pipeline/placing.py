@@ -32,6 +32,11 @@ class Wanted:
     def __bool__(self) -> bool:
         return bool(self.drags or self.moves)
 
+    @property
+    def points(self) -> list[str]:
+        """`drags` as `--drag` takes them."""
+        return [f"{handle}:{target}" for handle, target in self.drags]
+
     def check(self) -> None:
         """InputError for what no photo could make right."""
         if not self:

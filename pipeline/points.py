@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from realdrag.drag.moves import face_frame
 from realdrag.errors import InputError
 from realdrag.geometry import Points
 from realdrag.values import Alignment
@@ -16,12 +17,15 @@ NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)"
 COMMA = r"\s*,\s*"
 PLAIN = re.compile(rf"({NUMBER}){COMMA}({NUMBER})", re.ASCII)
 RELATIVE = re.compile(rf"(\d+)([+-](?:\d+\.?\d*|\.\d+)){COMMA}({NUMBER})", re.ASCII)
+DECIMALS = 9  # of eye distances: a point written so and read again is the same to 1e-6 px
 DRAG_HINT = "write X,Y:X2,Y2 in photo pixels, from handle to target, as in 210,180:205,172"
 
 
 @dataclass(frozen=True)
 class Spot:
-    """(x, y) in photo pixels, or, with a landmark (0..67), an offset from it in inter-ocular distances."""
+    """(x, y) in photo pixels, or, with a landmark (0..67), an offset from it in the face's own frame: along the line of
+    the eyes and towards the chin, in distances of the eyes.
+    """
 
     x: float
     y: float
@@ -37,9 +41,19 @@ class Spot:
                 f"landmark {self.landmark} is not known: the {alignment.detector} detector finds none",
                 "give the point in photo pixels",
             )
-        unit = np.linalg.norm(marks[42:48].mean(0) - marks[36:42].mean(0))
-        x, y = marks[self.landmark] + np.array([self.x, self.y]) * unit
+        x, y = marks[self.landmark] + face_frame(marks)[0] @ np.array([self.x, self.y])
         return float(x), float(y)
+
+    def __str__(self) -> str:
+        """As `parse_spot` reads it."""
+        x, y = (re.sub(r"\.?0+$", "", f"{v:{sign}.{DECIMALS}f}") for v, sign in ((self.x, "+"), (self.y, "")))
+        return f"{x.removeprefix('+')},{y}" if self.landmark is None else f"{self.landmark}{x},{y}"
+
+
+def spot_near(point: Points, landmark: int, landmarks: Points) -> Spot:
+    """The `point` (x, y) as an offset from one of `landmarks` [68, 2]; all in photo pixels."""
+    x, y = np.linalg.solve(face_frame(landmarks)[0], point - landmarks[landmark])
+    return Spot(round(float(x), DECIMALS), round(float(y), DECIMALS), landmark)
 
 
 DragSpec = tuple[Spot, Spot]

@@ -59,27 +59,33 @@ def load(preset: str | None = None, config: Path | None = None, flags: Tables | 
     path = config or config_path()
     chosen: dict[str, object] = {}
     if config is not None or os.environ.get("REALDRAG_CONFIG") or path.exists():
-        chosen = _read(path, str(path))
+        chosen = read_toml(path, str(path))
     named = chosen.pop("preset", None)
     name = preset or named or DEFAULT
     if name not in names():
         where = "--preset" if preset else str(path) if named else "realdrag.configs"
         raise InputError(f"{where}: there is no preset {name!r}", nearest(str(name), names()))
-    given = {t: {k: v for k, v in keys.items() if v is not None} for t, keys in (flags or {}).items()}
-    settings = _with(preset_settings(str(name)), chosen, str(path), ("preset",))
-    return str(name), _with(settings, given, "flags")
+    settings = with_tables(preset_settings(str(name)), chosen, str(path), ("preset",))
+    return str(name), with_flags(settings, flags or {})
+
+
+def with_flags(settings: Settings, flags: Tables) -> Settings:
+    """`settings` with the flags given: table → key → value, None where a flag was not given."""
+    given = {t: {k: v for k, v in keys.items() if v is not None} for t, keys in flags.items()}
+    return with_tables(settings, given, "flags")
 
 
 def preset_settings(name: str) -> Settings:
     """Those of one of `names()`, whatever the user's own file says."""
-    return _with(Settings(), _read(_folder() / f"{name}.toml", f"preset {name}.toml"), f"preset {name}.toml")
+    return with_tables(Settings(), read_toml(_folder() / f"{name}.toml", f"preset {name}.toml"), f"preset {name}.toml")
 
 
 def _folder() -> Traversable:
     return importlib.resources.files("realdrag.configs")
 
 
-def _read(file: Traversable, where: str) -> dict[str, object]:
+def read_toml(file: Traversable, where: str) -> dict[str, object]:
+    """What the file says; InputError, with `where` it lies, if it cannot be read or is not TOML."""
     if isinstance(file, Path) and file.exists() and not (file.is_file() or file.is_dir()):
         raise InputError(f"{where}: is not a file")  # a pipe would wait for ever
     try:
@@ -94,7 +100,7 @@ def _read(file: Traversable, where: str) -> dict[str, object]:
         raise InputError(f"{where}: is not TOML: {error}", "text needs quotes, a table is [drag]") from error
 
 
-def _with(base: Settings, given: Mapping[str, object], where: str, also: tuple[str, ...] = ()) -> Settings:
+def with_tables(base: Settings, given: Mapping[str, object], where: str, also: tuple[str, ...] = ()) -> Settings:
     """`base` with what is `given`; `where` it comes from and the other words allowed there are for errors."""
     tables: dict[str, Any] = {field.name: getattr(base, field.name) for field in dataclasses.fields(base)}
     for name, keys in given.items():
@@ -108,12 +114,12 @@ def _with(base: Settings, given: Mapping[str, object], where: str, also: tuple[s
             if key not in hints:
                 raise InputError(f"{where}: unknown key {key} in [{name}]", nearest(key, hints))
         limits = {field.name: field.metadata for field in dataclasses.fields(tables[name])}
-        values = {k: _checked(v, hints[k], limits[k], f"{where}: [{name}] {k}") for k, v in keys.items()}
+        values = {k: checked(v, hints[k], limits[k], f"{where}: [{name}] {k}") for k, v in keys.items()}
         tables[name] = dataclasses.replace(tables[name], **values)
     return Settings(**tables)
 
 
-def _checked(value: Any, hint: Any, limits: Mapping[str, float], where: str) -> object:
+def checked(value: Any, hint: Any, limits: Mapping[str, float], where: str) -> object:
     """`value` as a field of type `hint` holds it; InputError when it cannot, or is beyond `limits`."""
     if typing.get_origin(hint) is typing.Literal:
         if value not in (allowed := typing.get_args(hint)):

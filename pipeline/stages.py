@@ -6,25 +6,21 @@ Each stage reads what the one before it wrote, and does nothing when its inputs 
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from realdrag import photo as photos
-from realdrag.api import Box, Editor, Point, Source
+from realdrag.api import Box, Editor, Source
 from realdrag.drag.way import check_strength
-from realdrag.errors import InputError, StaleError
+from realdrag.errors import StaleError
 from realdrag.history import History
 from realdrag.inversion import verdict
 from realdrag.placing import Wanted, place
-from realdrag.points import DragSpec, Spot
 from realdrag.results import result_json, write_result
-from realdrag.values import Alignment, Drag, Edit, Latent, Photo, Result
+from realdrag.values import Alignment, Drag, Latent, Photo, Result
 from realdrag.workfolder import WorkFolder, mask_levels, png
 
 Cache = Literal["hit", "miss"]
@@ -111,7 +107,8 @@ def invert_stage(editor: Editor, work: WorkFolder) -> tuple[Latent, Cache]:
     if (words := verdict(latent.metrics)) and not words.startswith("inside"):
         editor.progress.say(f"the photo lies {words}")
     if not (work.done("invert", inputs) and found):
-        work.put_latent(inputs, key, latent, editor.model.name)
+        about = made_by(editor) | {"settings": asdict(editor.settings.inversion)}
+        work.put_latent(inputs, key, latent, about)
     return latent, "hit" if found else "miss"
 
 
@@ -124,11 +121,14 @@ def drag_stage(
     mask: Source | None = None,
     go_on: bool = False,
     strength: float = 1.0,
+    step: int | None = None,
+    again: bool = False,
     cancelled: Callable[[], bool] = lambda: False,
 ) -> Drag:
     """dragged.png, drag.safetensors, drag.json and mask.png. go_on: from the last drag, with its mask unless given.
 
-    Another strength of the drag that the folder holds is taken from its way: nothing is dragged again.
+    step: the one to show, None for the best. Another strength or step of the drag that the folder holds is taken from
+    its way: nothing is dragged again. again: nor is a drag that was undone or that others followed.
     """
     check_strength(strength)
     work.need("align", {})
@@ -151,11 +151,13 @@ def drag_stage(
         **placed.about(wanted),
         "settings": asdict(editor.settings.drag),
         "before": work.sha256("drag.safetensors") if go_on else None,
+        "from": None if previous is None else {"step": previous.chosen, "strength": previous.strength},
     }
+    history = History(work)
+    if again and (found := history.find(inputs)) is not None:
+        history.go(found - history.current)
     if work.done("drag", inputs, but=("strength",)) and work.sha256("mask.png") == inputs["mask.png"]:
-        if (drag := work.drag()).chosen != drag.best:
-            work.put_place(editor.at_step(stored_latent(editor, work), drag, drag.best))
-        return restrength(editor, work, strength)
+        return place_stage(editor, work, step, strength)
     latent = stored_latent(editor, work)
     drag = editor.drag(
         photo,
@@ -166,14 +168,33 @@ def drag_stage(
         previous=previous,
         cancelled=cancelled,
     )
-    if strength != drag.strength:
-        drag = editor.at_strength(latent, drag, strength)
-    about = {"model": {"name": editor.model.name, "sha256": editor.model.sha256}, **placed.about(wanted)}
-    history = History(work)
+    about = {"points": wanted.points, **placed.about(wanted), **made_by(editor)}
     history.keep()
     work.put_drag(inputs, drag, about, levels)
     history.add()
+    return place_stage(editor, work, step, strength)
+
+
+def place_stage(editor: Editor, work: WorkFolder, step: int | None, strength: float) -> Drag:
+    """The folder's drag, which is up to date, as it was at `step` (None: the best) at `strength`."""
+    drag = work.drag()
+    shown = drag.best if step is None else step
+    if (drag.chosen, drag.strength) == (shown, strength):
+        return drag
+    latent = stored_latent(editor, work)
+    drag = editor.at_step(latent, drag, shown)
+    if strength != 1:
+        drag = editor.at_strength(latent, drag, strength)
+    work.put_place(drag)
     return drag
+
+
+def made_by(editor: Editor) -> dict[str, Any]:
+    """What made a latent or a drag, as their records say it."""
+    return {
+        "model": {"name": editor.model.name, "sha256": editor.model.sha256},
+        "made": {"precision": editor.resolved_precision, "threads": editor.threads},
+    }
 
 
 def strength_stage(editor: Editor, work: WorkFolder, strength: float | None) -> Drag:
@@ -265,126 +286,6 @@ def composite_stage(
     return result
 
 
-def check_output(
-    output: Path, photo: Photo, others: Sequence[Any], work: WorkFolder | None, kind: str | None = None
-) -> None:
-    """InputError for an output that cannot be written, or would replace the photo, the mask or what the folder keeps.
-
-    others: what the user named besides; those that are no paths do not matter.
-    """
-    try:
-        photos.check_writable(output, photo, kind)
-        there = output.exists()
-        for other in (Path(o) for o in others if isinstance(o, (str, os.PathLike))):
-            if there and other.exists() and output.samefile(other):
-                raise InputError(f"{output}: is {other} itself", "choose another name for the result", code="overwrite")
-        if work is not None and there and not others:  # the photo's own place is not known here, its bytes are
-            earlier = work.record("result").get("sha256")
-            if hashlib.sha256(output.read_bytes()).hexdigest() == photo.sha256 != earlier:
-                raise InputError(f"{output}: is the photo", "choose another name for the result", code="overwrite")
-    except OSError as error:
-        raise InputError(f"{output}: cannot be written: {error.strerror}", code="unwritable") from error
-    if work is not None and work.owns(output):
-        raise InputError(f"{output}: is the work folder's own", "choose another name for the result", code="overwrite")
-
-
-@contextmanager
-def work_or_temporary(path: Any) -> Iterator[WorkFolder]:
-    """The work folder at `path`, or one that is gone afterwards."""
-    if path is not None:
-        yield WorkFolder(Path(path))
-        return
-    with tempfile.TemporaryDirectory(prefix="realdrag-") as folder:
-        yield WorkFolder(Path(folder))
-
-
-def as_spec(drag: Any) -> DragSpec:
-    """A drag of the API, ((x, y), (x2, y2)), or one that the command line has read; InputError if it is neither."""
-    try:
-        handle, target = drag
-        if isinstance(handle, Spot) and isinstance(target, Spot):
-            return handle, target
-        (x, y), (x2, y2) = handle, target
-        return Spot(float(x), float(y)), Spot(float(x2), float(y2))
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{drag!r} is not a drag", "give ((x, y), (x2, y2)) in photo pixels", code="drag") from error
-
-
-def run_edit(
-    editor: Editor,
-    photo: Photo,
-    drags: Sequence[tuple[Point, Point]] | Sequence[DragSpec],
-    *,
-    output: Any,
-    kind: str | None = None,
-    source: Any = None,
-    moves: Mapping[str, float] | None = None,
-    snap: bool = False,
-    strength: float = 1.0,
-    film: Any = None,
-    plot: Any = None,
-    report: Any = None,
-    mask: Source | None = None,
-    face: int | None = None,
-    box: Box | None = None,
-    whole: bool = False,
-    work: Any = None,
-    cancelled: Callable[[], bool] = lambda: False,
-) -> Edit:
-    """All four stages. source: where the photo was read, if from a file; it is never written over."""
-    wanted = Wanted([as_spec(drag) for drag in drags], dict(moves or {}), snap)
-    target = None if output is None else Path(output)
-    weights = None if mask is None else photos.read_mask(mask, photo.size)
-    start, seconds = time.perf_counter(), dict[str, float]()
-    with work_or_temporary(work) as folder:
-        if target is not None:
-            check_output(target, photo, [source, mask], folder, kind)
-        # All that can be wrong with the input is found here, before anything is written or takes long.
-        check_pictures([source, mask, output], folder, film=film, plot=plot, report=report)
-        with editor.notes_held():
-            wanted.check()
-            check_strength(strength)
-            editor.check_block()
-            with clock(seconds, "align"):
-                inputs, alignment = find_alignment(editor, folder, photo, face=face, box=box, whole=whole)
-            place(wanted, alignment, photo.size, weights)
-            tell_notes(editor, photo)
-        with alone(editor, folder) if work is not None else nullcontext():
-            keep_alignment(folder, photo, inputs, alignment)
-            with clock(seconds, "invert"):
-                latent, cache = invert_stage(editor, folder)
-            with clock(seconds, "drag"):
-                drag = drag_stage(editor, folder, photo, wanted, mask=mask, strength=strength, cancelled=cancelled)
-            with clock(seconds, "composite"):
-                result = composite_stage(editor, folder, photo, target, kind)
-            show_drag(editor, folder, photo, drag, film, plot)
-            if report is not None:
-                editor.report(alignment, latent, report)
-    seconds["total"] = round(time.perf_counter() - start, 3)
-    return Edit(result, alignment, latent, drag, cache, seconds)
-
-
-def check_pictures(
-    others: Sequence[Any], work: WorkFolder, *, film: Any = None, plot: Any = None, report: Any = None
-) -> None:
-    """InputError for a picture that cannot be made, or would replace one of `others` or of the folder's files."""
-    from realdrag.curves import check_plot
-    from realdrag.film import check_film
-
-    checks = ((film, check_film), (plot, check_plot), (report, lambda path: check_plot(path, (".png",))))
-    named = [Path(other) for other in others if isinstance(other, (str, os.PathLike))]
-    for path, check in [(Path(path), check) for path, check in checks if path is not None]:
-        check(path)
-        if work.owns(path):
-            raise InputError(f"{path}: is the work folder's own", "choose another name for it", code="overwrite")
-        if any(path.resolve() == other.resolve() for other in named):
-            raise InputError(f"{path}: is another file of this edit", "choose another name for it", code="overwrite")
-        # The photo's own place is not known to a work folder, its bytes are.
-        if path.exists() and hashlib.sha256(path.read_bytes()).hexdigest() == work.about_photo().get("photo_sha256"):
-            raise InputError(f"{path}: is the photo", "choose another name for it", code="overwrite")
-        named.append(path)
-
-
 def show_drag(editor: Editor, work: WorkFolder, photo: Photo, drag: Drag, film: Any, plot: Any) -> None:
     """The film and the plot of the folder's drag, where they were asked for."""
     if film is not None:
@@ -392,11 +293,3 @@ def show_drag(editor: Editor, work: WorkFolder, photo: Photo, drag: Drag, film: 
         editor.film(work.alignment(), stored_latent(editor, work), drag, film, mask=mask)
     if plot is not None:
         editor.plot(drag, plot)
-
-
-@contextmanager
-def clock(seconds: dict[str, float], name: str) -> Iterator[None]:
-    """The block's time in seconds, to the millisecond."""
-    start = time.perf_counter()
-    yield
-    seconds[name] = round(time.perf_counter() - start, 3)

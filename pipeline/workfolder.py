@@ -37,7 +37,7 @@ PHOTOS = tuple(f"photo{suffix}" for suffix in (*SUFFIXES.values(), ".bin"))
 PICTURES = ("aligned.png", "inverted.png", "mask.png", "drag.safetensors", "dragged.png", "region.png")
 RECORDS = ("align.json", "invert.json", "drag.json", "drags.json", "result.json")
 WAY = ("before", "way", "places", "templates")  # the arrays of a drag that drag.safetensors holds
-ABOUT_DRAG = ("model", "moves", "snapped")  # what drag.json says besides the drag itself
+ABOUT_DRAG = ("model", "points", "moves", "snapped", "made")  # what drag.json says besides the drag itself
 AGAIN = {"align": "align PHOTO", "drag": "drag --drag …"}  # the other stages take nothing but the folder
 
 
@@ -213,15 +213,15 @@ class WorkFolder:
             confidence=found["confidence"],
         )
 
-    def put_latent(self, inputs: Mapping[str, Any], key: str, latent: Latent, model: str) -> None:
-        """inverted.png, then invert.json; the latent is the store's."""
+    def put_latent(self, inputs: Mapping[str, Any], key: str, latent: Latent, about: Mapping[str, Any]) -> None:
+        """inverted.png, then invert.json, `about` in it; the latent is the store's."""
         self._put_png("inverted.png", latent.picture)
         self.keep(
             "invert",
             inputs,
             {
                 "key": key,
-                "model": {"name": model, "sha256": latent.model_sha256},
+                **about,
                 "loss": latent.loss,
                 "metrics": dict(latent.metrics),
                 "verdict": verdict(latent.metrics),
@@ -250,7 +250,7 @@ class WorkFolder:
         """dragged.png and drag.json of the drag that is here, at another strength or step."""
         found = self.record("drag")
         inputs = found["inputs"] | {"strength": drag.strength}
-        self._put_dragged(inputs, drag, {name: found[name] for name in ABOUT_DRAG})
+        self._put_dragged(inputs, drag, {name: found.get(name) for name in ABOUT_DRAG})
 
     def _put_dragged(self, inputs: Mapping[str, Any], drag: Drag, about: Mapping[str, Any]) -> None:
         self._put_png("dragged.png", drag.picture)
