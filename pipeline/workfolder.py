@@ -250,7 +250,7 @@ class WorkFolder:
         """dragged.png and drag.json of the drag that is here, at another strength or step."""
         found = self.record("drag")
         inputs = found["inputs"] | {"strength": drag.strength}
-        self._put_dragged(inputs, drag, {name: found.get(name) for name in ABOUT_DRAG})
+        self._put_dragged(inputs, drag, found)
 
     def _put_dragged(self, inputs: Mapping[str, Any], drag: Drag, about: Mapping[str, Any]) -> None:
         self._put_png("dragged.png", drag.picture)
@@ -258,7 +258,7 @@ class WorkFolder:
             "drag",
             inputs,
             {
-                **about,
+                **{name: about.get(name) for name in ABOUT_DRAG},
                 "block": drag.block,
                 "handles": [handle_json(h) for h in drag.handles],
                 "outcome": drag.outcome.value,
