@@ -69,8 +69,8 @@ class FaceMask:
 
     def on(self, photo: Photo, alignment: Alignment) -> Weights:
         """The same place of the face that `alignment` found: [h, w] 0..1 of `photo`."""
-        to_crop = np.array(self.origin.to_crop) if self.origin.to_crop else np.eye(3)
-        there: Matrix = alignment.to_photo @ resize_matrix(self.origin.crop, alignment.size) @ to_crop
+        crops = resize_matrix(self.origin.crop, alignment.size) @ np.array(self.origin.to_crop)
+        there: Matrix = alignment.to_photo @ crops
         return carry(read_mask(self.levels, self.origin.size), there, photo.size)
 
 
