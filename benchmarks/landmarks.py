@@ -32,6 +32,7 @@ from scipy.spatial import ConvexHull
 from realdrag.composite.motion import FLOW_SIZE, find_motion
 from realdrag.devices import keep_pages
 from realdrag.drag import choose_block, drag
+from realdrag.drag.held import Held
 from realdrag.geometry import resize, resize_matrix, transform
 from realdrag.inversion import Perceptual
 from realdrag.presets import load
@@ -49,16 +50,19 @@ SHIFT = 6  # px of 512
 
 @dataclass(frozen=True, eq=False)
 class Dragged:
-    """Where a method ended: w_plus [1, num_ws, w_dim], steps, seconds, whether all handles have arrived in its view."""
+    """Where a method ended: w_plus [1, num_ws, w_dim], how that is rendered, steps, seconds, whether all handles have
+    arrived in its view.
+    """
 
     w_plus: torch.Tensor
+    synthesize: Callable[..., torch.Tensor]
     steps: int
     seconds: float
     reached: bool
 
 
 def no_drag(generator, w_plus, handles, targets, movable, max_steps):  # type: ignore[no-untyped-def]
-    return Dragged(w_plus, 0, 0.0, False)
+    return Dragged(w_plus, generator.synthesize, 0, 0.0, False)
 
 
 def by_preset(name, generator, w_plus, handles, targets, movable, max_steps):  # type: ignore[no-untyped-def]
@@ -71,7 +75,10 @@ def by_preset(name, generator, w_plus, handles, targets, movable, max_steps):  #
     )
     seconds = time.perf_counter() - began
     w = torch.from_numpy(done.way[done.chosen])[None]
-    return Dragged(w, done.steps, seconds, done.outcome is Outcome.REACHED)
+    synthesize = generator.synthesize
+    if done.movable is not None:
+        synthesize = Held(generator, w_plus, done.movable, done.block).synthesize
+    return Dragged(w, synthesize, done.steps, seconds, done.outcome is Outcome.REACHED)
 
 
 DRAGS: dict[str, Callable[..., Dragged]] = {
@@ -94,13 +101,13 @@ class Bench:
     def lpips(self) -> Perceptual:
         return load_perceptual("alex", torch.device("cpu"))
 
-    def picture(self, w_plus: torch.Tensor) -> np.ndarray:
+    def picture(self, w_plus: torch.Tensor, by: Callable[..., torch.Tensor] | None = None) -> np.ndarray:
         with torch.no_grad():
-            return to_picture(self.generator.synthesize(w_plus))
+            return to_picture((by or self.generator.synthesize)(w_plus))
 
-    def features(self, w_plus: torch.Tensor) -> torch.Tensor:
+    def features(self, w_plus: torch.Tensor, by: Callable[..., torch.Tensor] | None = None) -> torch.Tensor:
         with torch.no_grad():
-            return self.generator.synthesize(w_plus, self.block)
+            return (by or self.generator.synthesize)(w_plus, self.block)
 
     def face(self, seed: int) -> torch.Tensor:
         """w_plus [1, num_ws, w_dim] of a sample."""
@@ -153,12 +160,12 @@ class Bench:
         if points < 68:
             movable = near(np.concatenate([handles, targets]), self.generator.config.img_resolution)
             held = self.drag(method, w_plus, handles, targets, movable)
-            after = self.picture(held.w_plus)
+            after = self.picture(held.w_plus, held.synthesize)
             found = self.read(after)
             row["masked distance"] = None if found is None else mean_distance(found[chosen], targets)
             outside = movable < 0.5
             row["pixels outside"] = float(np.abs(after.astype(float) - picture)[outside].mean())
-            before, now = self.features(w_plus)[0], self.features(held.w_plus)[0]
+            before, now = self.features(w_plus)[0], self.features(held.w_plus, held.synthesize)[0]
             fixed = torch.from_numpy(resize(movable, before.shape[-1]) < 0.5)
             spread = (before - before.mean((1, 2), keepdim=True)).abs().mean()
             row["features outside"] = float((now - before)[:, fixed].abs().mean() / spread)

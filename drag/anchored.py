@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from realdrag.drag.held import inside
 from realdrag.drag.loop import LOST, Problem, Sight, State, adam, disc, grid, sample_patches, to_side, with_kept
 
 BETAS = (0.7, 0.95)
@@ -30,10 +31,11 @@ DAMPING = 0.01  # of the mean of the diagonal, for patches that look the same al
 FITS, FARTHEST_FIT = 3, 1.0
 # The rate is halved after so many looks without a cost lower by 3 %; halved so often, the drag has stalled.
 PATIENCE, FALL, FALLS, LOWER = 4, 0.5, 4, 0.97
-SETTLED = 2  # so many looks of an arrived drag without a lower cost, and it ends: until then the rest gets nearer
+SETTLED = 0.97  # an arrived drag whose cost one look does not lower by 3 % ends: until then the rest gets nearer
 FREE_CHANGE = 0.3  # of the features' mean: smaller changes cost little, else a drag that is held firmly does not begin
 FREE_AROUND = 6.0  # so far around a handle's way the features are not kept: they are to move
 SEARCH = 8.0  # a lost handle is looked for again, so far around
+LEAST_FREE = 0.99  # a handle at the edge of the mask is found by what little of its patch may move
 ROWS = 32  # of features at a time, where a copy of all would be large
 
 
@@ -41,6 +43,7 @@ class Anchored:
     """The default loop on one problem."""
 
     doubts = True
+    holds = True
 
     def __init__(self, problem: Problem, kept: dict[int, Tensor]) -> None:
         """kept: handle → template from an earlier drag."""
@@ -52,7 +55,7 @@ class Anchored:
         self.search = grid(SEARCH).to(device)
         self.targets = to_side(problem.targets, resolution, self.side)
         starts = to_side(problem.handles, resolution, self.side)
-        self.templates = with_kept(self.look_at(problem.now, starts), kept)
+        self.templates = with_kept(self.look_at(self.seen(problem.now), starts), kept)
         self.template, self.slope = self.templates[:, 0], self.templates[:, 1:]  # [n, k, c], [n, 2, k, c]
         share, self.part = self.parts(starts)
         self.match = problem.settings.match_weight * share
@@ -76,13 +79,22 @@ class Anchored:
 
     def parts(self, starts: Tensor) -> tuple[Tensor, Tensor]:
         """How wide the patches that go the handles' ways are [n], in shares of the widest, and the weights of their
-        places [n, 1, k, 1], of mean 1.
+        places [n, 1, k, 1], of mean 1. What the mask holds fast is no part of a patch.
         """
         between = torch.cdist(starts, starts) + 1e-9
         stretch = torch.cdist(self.targets - starts, self.targets - starts) / between
         radius = (STRETCH / stretch.amax(1).clamp(min=1e-9)).clamp(LEAST_PATCH, PATCH)
-        part = (self.patch.norm(dim=1) < radius[:, None]).to(starts.dtype)
-        return radius / PATCH, (part / part.mean(1, keepdim=True))[:, None, :, None]
+        part, share = (self.patch.norm(dim=1) < radius[:, None]).to(starts.dtype), radius / PATCH
+        if self.problem.fixed is not None:
+            free = 1 - sample_patches(self.problem.fixed[None, None], starts, self.patch)[..., 0].clamp(max=LEAST_FREE)
+            share = share * ((part * free).sum(1) / part.sum(1)).sqrt()
+            part = part * free
+        return share, (part / part.mean(1, keepdim=True))[:, None, :, None]
+
+    def seen(self, features: Tensor) -> Tensor:
+        """`features` [1, c, r, r] of a latent as the picture has them: those of the unedited face outside the mask."""
+        fixed = self.problem.fixed
+        return features if fixed is None else inside(self.problem.original, features, 1 - fixed)
 
     def weights(self, starts: Tensor) -> list[tuple[Tensor, Tensor]]:
         """What features are held to [1, c, r, r], and what a change from it costs at each place [r, r].
@@ -112,16 +124,21 @@ class Anchored:
         """Synthesis, the handles found again, and the loss of the next step."""
         free = state.free.detach().requires_grad_()
         features = self.problem.features(free)
+        seen = self.seen(features)
         with torch.no_grad():
-            points = self.find(features, state.points)
-        loss, held, mismatch = self.loss(features, points)
+            points = self.find(seen, state.points)
+        loss, held, mismatch = self.loss(features, seen, points)
         distances = (self.targets - points).norm(dim=1)
         cost = float(self.pull(distances) + held.detach())
         return Sight(free, points, distances, confidence(mismatch), loss, cost)
 
-    def loss(self, features: Tensor, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The loss with handles at `points`, what of it is not their distance, and how unlike their patches are [n]."""
-        shift, mismatch = self.differ(features, points)
+    def loss(self, features: Tensor, seen: Tensor, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The loss with handles at `points`, what of it is not their distance, and how unlike their patches are [n].
+
+        What changes is counted in the latent's own `features`, so that those outside the mask, which the picture does
+        not have, still fit what is `seen` inside.
+        """
+        shift, mismatch = self.differ(seen, points)
         left = self.targets - points
         ahead = left * (AHEAD / left.norm(dim=1).clamp(min=AHEAD))[:, None]  # where a handle shall be next
         changes = [Change.cost(features, before, weights, self.typical) for before, weights in self.held]
@@ -145,7 +162,7 @@ class Anchored:
 
     def settled(self, state: State, sight: Sight) -> bool:
         """Whether a drag that has arrived has nothing more to win; none that arrived before it began."""
-        return state.step == 0 or self.waited(state, sight) >= SETTLED
+        return state.step == 0 or sight.cost >= SETTLED * state.best
 
     def stalled(self, state: State) -> bool:
         """Whether the rate has fallen so often that nothing more will come."""

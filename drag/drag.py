@@ -11,6 +11,7 @@ import torch
 
 from realdrag.drag.anchored import Anchored
 from realdrag.drag.draggan import DragGan
+from realdrag.drag.held import Held
 from realdrag.drag.loop import LOST, Loop, Problem, Sight, State, begin
 from realdrag.drag.way import Latents, check_strength, way_to
 from realdrag.errors import InputError, WorkError
@@ -86,8 +87,7 @@ def drag(
     best = ranks.index(min(ranks))
     if not ranks[best][0] and outcome is not Outcome.CANCELLED:
         outcome = Outcome.REACHED
-    (picture,) = pictures(generator, np.stack(way[best : best + 1]))
-    return Drag(
+    done = Drag(
         handles=summary(handles, targets, ends[best], trace[best].confidences),
         outcome=outcome,
         way=np.stack(way),
@@ -96,10 +96,12 @@ def drag(
         best=best,
         chosen=best,
         templates=loop.templates.cpu().numpy(),
-        picture=picture,
+        picture=latent.picture,
         block=loop.problem.block,
         trace=tuple(trace),
+        movable=levels(movable, generator) if loop.holds and movable is not None else None,
     )
+    return replace(done, picture=pictures(done, generator, done.way[best : best + 1])[0])
 
 
 def at_strength(drag: Drag, generator: Generator, strength: float) -> Drag:
@@ -111,7 +113,7 @@ def at_strength(drag: Drag, generator: Generator, strength: float) -> Drag:
     check_strength(strength)
     latents, places = way_to(drag, strength)
     starts, targets = (np.array([getattr(h, name) for h in drag.handles]) for name in ("start", "target"))
-    (picture,) = pictures(generator, latents[-1:])
+    (picture,) = pictures(drag, generator, latents[-1:])
     ends = summary(starts, targets, places[-1], tuple(handle.confidence for handle in drag.handles))
     return replace(drag, handles=ends, picture=picture, strength=strength)
 
@@ -126,16 +128,28 @@ def at_step(drag: Drag, generator: Generator, step: int) -> Drag:
             f"step {step}: the drag has steps 0 to {drag.steps}", "see the trace in drag.json", code="step"
         )
     starts, targets = (np.array([getattr(h, name) for h in drag.handles]) for name in ("start", "target"))
-    (picture,) = pictures(generator, drag.way[step : step + 1])
+    (picture,) = pictures(drag, generator, drag.way[step : step + 1])
     ends = summary(starts, targets, drag.places[step], drag.trace[step].confidences)
     return replace(drag, handles=ends, picture=picture, chosen=step, strength=1.0)
 
 
-def pictures(generator: Generator, latents: Latents) -> list[npt.NDArray[np.uint8]]:
-    """What `generator` shows for each of `latents` [n, num_ws, w_dim]: [r, r, 3]."""
+def pictures(drag: Drag, generator: Generator, latents: Latents) -> list[npt.NDArray[np.uint8]]:
+    """What `generator` shows for each of `latents` [n, num_ws, w_dim] of the drag, inside its mask: [r, r, 3]."""
     device = generator.mapping.w_avg.device
+    rows = [torch.from_numpy(w)[None].to(device) for w in latents]
+    synthesize: Callable[[torch.Tensor], torch.Tensor] = generator.synthesize
+    if drag.movable is not None:
+        original = torch.from_numpy(drag.before[0] if len(drag.before) else drag.way[0])[None].to(device)
+        synthesize = Held(generator, original, drag.movable, drag.block).synthesize
     with torch.no_grad():
-        return [to_picture(generator.synthesize(torch.from_numpy(w)[None].to(device))) for w in latents]
+        return [to_picture(synthesize(row)) for row in rows]
+
+
+def levels(movable: npt.NDArray[np.float32], generator: Generator) -> npt.NDArray[np.uint8]:
+    """`movable` [s, s] 0..1 at the size of the generator's picture, in 255ths."""
+    side = generator.config.img_resolution
+    share: npt.NDArray[np.float32] = resize(np.ascontiguousarray(movable), side).clip(0, 1)
+    return np.rint(share * 255).astype(np.uint8)
 
 
 def set_up(
@@ -158,7 +172,8 @@ def set_up(
         now = features if previous is None else generator.synthesize(start, block)
     fixed = None
     if movable is not None:
-        fixed = torch.from_numpy(1 - resize(np.ascontiguousarray(movable), features.shape[-1])).to(device)
+        share = levels(movable, generator).astype(np.float32) / np.float32(255)
+        fixed = torch.from_numpy(1 - resize(share, features.shape[-1])).to(device)
         fixed = fixed.clamp(0, 1) if bool((fixed > 0.01).any()) else None
     problem = Problem(
         generator=generator,

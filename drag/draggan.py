@@ -28,6 +28,7 @@ class DragGan:
     """The published loop on one problem. It knows no doubt: it ends on arrival or after so many steps."""
 
     doubts = False
+    holds = False
 
     def __init__(self, problem: Problem, kept: dict[int, Tensor]) -> None:
         """kept: handle → template from an earlier drag."""

@@ -86,7 +86,8 @@ class Sight:
 class Loop(Protocol):
     """A way to drag.
 
-    side: in pixels of which square it thinks. stop: a handle this near to its target has arrived. doubts: whether it
+    side: in pixels of which square it thinks. holds: whether the picture is the original's outside the mask (`held`),
+    not only asked to be. stop: a handle this near to its target has arrived. doubts: whether it
     gives up on lost handles. templates: [n, …], what handles are found again by. settled: whether a drag that has
     arrived ends here. stalled: whether one that has not gives up.
     """
@@ -95,6 +96,7 @@ class Loop(Protocol):
     side: int
     stop: float
     doubts: bool
+    holds: bool
     templates: Tensor
 
     def look(self, state: State) -> Sight: ...

@@ -464,7 +464,7 @@ class Editor:
         latents, places = way_to(drag)
         steps = sorted({round(k) for k in np.linspace(0, len(latents) - 1, min(len(latents), most))})
         with threads(self._threads()):
-            shown = pictures(with_delta(self.generator, latent.delta), latents[steps])
+            shown = pictures(drag, with_delta(self.generator, latent.delta), latents[steps])
         return list(zip(shown, places[steps], strict=True))
 
     def film(

@@ -149,6 +149,8 @@ class Drag:
     strength: 0 … 1.5, how far along the way to `chosen` the result lies; above 1 beyond it.
     templates: [n, …] float32, the features of each handle where it was first placed: going on keeps them.
     picture: the dragged picture, [r, r, 3] uint8. block: the feature block used ("b32").
+    movable: [r, r] uint8 of the generator's picture, 255 where it may follow the latent, 0 where it stays the
+    inversion's; None: everywhere.
     """
 
     handles: tuple[Handle, ...]
@@ -162,6 +164,7 @@ class Drag:
     picture: npt.NDArray[np.uint8]
     block: str
     trace: tuple[TraceStep, ...]
+    movable: npt.NDArray[np.uint8] | None = None
     strength: float = 1.0
 
     @property

@@ -236,14 +236,18 @@ class WorkFolder:
         about: Mapping[str, Any],
         mask: npt.NDArray[np.uint16] | None,
     ) -> None:
-        """mask.png (None removes it), drag.safetensors (`WAY`) and dragged.png, then drag.json, `about` in it."""
+        """mask.png (None removes it), drag.safetensors (`WAY`, and `movable` with a mask) and dragged.png, then
+        drag.json, `about` in it.
+        """
         from safetensors.numpy import save
 
         if mask is None:
             (self.path / "mask.png").unlink(missing_ok=True)
         else:
             self._put_png("mask.png", mask)
-        write_bytes(save({name: getattr(drag, name) for name in WAY}), self.path / "drag.safetensors")
+        arrays = {name: getattr(drag, name) for name in (*WAY, "movable")}
+        kept = {name: array for name, array in arrays.items() if array is not None}
+        write_bytes(save(kept), self.path / "drag.safetensors")
         self._put_dragged(inputs | {"strength": drag.strength}, drag, about)
 
     def put_place(self, drag: Drag) -> None:
@@ -309,6 +313,7 @@ class WorkFolder:
             chosen=found["chosen"],
             strength=found["strength"],
             **{name: tensors[name] for name in WAY},
+            movable=tensors.get("movable"),
             picture=self.picture("dragged.png"),
             block=found["block"],
             trace=tuple(

@@ -297,10 +297,14 @@ class Generator(nn.Module):
         w = self.mapping.w_avg.lerp(self.mapping(z, c), psi)
         return w[:, None].expand(-1, self.config.num_ws, -1)
 
-    def synthesize(self, w_plus: Tensor, until: str | None = None) -> Tensor:
+    def synthesize(
+        self, w_plus: Tensor, until: str | None = None, *, each: Callable[[str, int, Tensor], Tensor] | None = None
+    ) -> Tensor:
         """The picture [n, 3, R, R], or the features [n, c, r, r] after block `until` ("b64").
 
         Noise is the model's constant maps. With `until` neither a block above it nor any colour layer is computed.
+        each: called after every block with "features", and then with "picture", the size and what was made; what it
+        returns is gone on with.
         """
         rows = w_plus.unbind(1)
         row = 0
@@ -316,9 +320,11 @@ class Generator(nn.Module):
                 row += 1
             x = block.conv1(x, rows[row])
             row += 1
+            x = x if each is None else each("features", r, x)
             if until is None:
                 rgb = block.torgb(x, rows[row])  # this row is also the next block's conv0
                 picture = rgb if picture is None else upsample(picture, block.resample_filter) + rgb
+                picture = picture if each is None else each("picture", r, picture)
             elif until == f"b{r}":
                 return widen(x)
         if picture is None:
