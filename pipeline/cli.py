@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from realdrag import __version__
+from realdrag import __version__, errors
+from realdrag.cli_batch import batch
 from realdrag.cli_compare import compare
 from realdrag.cli_latents import latents
 from realdrag.cli_models import models
@@ -83,6 +84,7 @@ app.add_typer(models)
 app.add_typer(latents)
 app.command()(moves)
 app.command()(compare)
+app.command()(batch)
 
 
 @app.command()
@@ -420,7 +422,7 @@ def run(arguments: list[str]) -> int:
         if "--debug" in arguments:
             traceback.print_exc()
     if "--json" in arguments:
-        typer.echo(json.dumps({"error": {k: getattr(failure, k) for k in ("code", "message", "hint")}}))
+        typer.echo(json.dumps({"error": errors.error_json(failure)}))
     from realdrag.terminal import plain
 
     sys.stderr.write(f"realdrag: {plain(str(failure))}\n")
@@ -429,8 +431,6 @@ def run(arguments: list[str]) -> int:
 
 def failure_of(error: BaseException) -> RealdragError:
     """What went wrong, as an error of ours."""
-    if isinstance(error, RealdragError):
-        return error
     if isinstance(error, UsageError):
         path = error.ctx.command_path if error.ctx else "realdrag"
         return InputError(" ".join(error.format_message().split()).rstrip("."), f"see `{path} --help`", code="usage")
@@ -438,8 +438,4 @@ def failure_of(error: BaseException) -> RealdragError:
         failure = WorkError("interrupted; what was finished is kept, the same command goes on", code="interrupted")
         failure.exit_code = 130
         return failure
-    if isinstance(error, MemoryError):
-        return WorkError("out of memory", "close other programs, or take a smaller photo or model")
-    if isinstance(error, OSError):
-        return WorkError(f"{error.filename or 'a file'}: {error.strerror or error}")
-    return WorkError(f"{type(error).__name__}: {error}", "a fault of realdrag; run again with --debug to see where")
+    return errors.failure_of(error)

@@ -53,3 +53,19 @@ class WorkError(RealdragError):
     """The input was right but the work failed; `hint` says what was kept."""
 
     code = "failed"
+
+
+def failure_of(error: BaseException) -> RealdragError:
+    """What went wrong, as an error of ours."""
+    if isinstance(error, RealdragError):
+        return error
+    if isinstance(error, MemoryError):
+        return WorkError("out of memory", "close other programs, or take a smaller photo or model")
+    if isinstance(error, OSError):
+        return WorkError(f"{error.filename or 'a file'}: {error.strerror or error}")
+    return WorkError(f"{type(error).__name__}: {error}", "a fault of realdrag; run again with --debug to see where")
+
+
+def error_json(failure: RealdragError) -> dict[str, str]:
+    """An error as `--json` and reports have it."""
+    return {"code": failure.code, "message": failure.message, "hint": failure.hint}

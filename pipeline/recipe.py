@@ -12,6 +12,7 @@ import dataclasses
 import io
 import math
 import os
+import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -148,6 +149,11 @@ def text(recipe: Recipe) -> str:
         **dataclasses.asdict(recipe.settings),
     }
     return HEADER + tomli_w.dumps({name: value for name, value in tables.items() if value not in (None, {})})
+
+
+def from_text(recipe: str, where: str) -> Recipe:
+    """The recipe that a file's text says."""
+    return parsed(tomllib.loads(recipe), where)
 
 
 def parsed(tables: Mapping[str, object], where: str) -> Recipe:

@@ -1,0 +1,138 @@
+"""A batch: every photo ends in a result and a row of `report.jsonl`; the same command goes on where it was stopped.
+
+A row is written once its result is whole. At the end the report has one row for each job, in their order.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from realdrag.engines import Engine
+from realdrag.errors import InputError
+from realdrag.jobs import Job, Row
+from realdrag.photo_write import write_bytes
+from realdrag.places import sha256_at
+from realdrag.progress import Progress, stretch
+
+REPORT, SHEET = "report.jsonl", "contact-sheet.jpg"
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a batch came to. skipped: of `ok`, those that an earlier run had done. rate: photos a second of this run."""
+
+    jobs: int
+    ok: int
+    failed: int
+    skipped: int
+    seconds: float
+    rate: float
+    report: str
+    sheet: str | None
+
+    @property
+    def line(self) -> str:
+        """For people."""
+        earlier = f" ({self.skipped} of them before)" if self.skipped else ""
+        bad = f", {self.failed} failed (see {self.report})" if self.failed else ""
+        return f"{self.ok} of {self.jobs} done{earlier}{bad}, {self.seconds:.0f} s, {self.rate:.2f} photos a second"
+
+    def about(self) -> dict[str, object]:
+        """As `--json` prints it."""
+        return asdict(self)
+
+
+class Report:
+    """The rows of `report.jsonl`, by result."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / REPORT
+        self.rows = dict[str, Row]()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            lines = self.path.read_bytes().splitlines() if self.path.exists() else []
+        except OSError as error:
+            raise InputError(
+                f"{self.path}: {error.strerror or error}", "choose another -o", code="unwritable"
+            ) from error
+        for line in lines:
+            try:
+                row = json.loads(line)
+                self.rows[row["output"]] = row
+            except (ValueError, KeyError, TypeError):
+                continue  # cut off in the middle: that photo is done again
+        if lines:
+            self._write(list(self.rows.values()))  # whole lines to add to
+
+    def add(self, row: Row) -> None:
+        """One row more, on the disk before this returns."""
+        self.rows[row["output"]] = row
+        with self.path.open("ab") as file:
+            file.write(json.dumps(row).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def close(self, jobs: Sequence[Job]) -> None:
+        """One row for each job, in their order; rows of other jobs come first."""
+        wanted = {job.output for job in jobs}
+        others = [row for output, row in self.rows.items() if output not in wanted]
+        self._write([*others, *(self.rows[job.output] for job in jobs)])
+
+    def _write(self, rows: Sequence[Row]) -> None:
+        write_bytes(b"".join(json.dumps(row).encode() + b"\n" for row in rows), self.path)
+
+    def done(self, job: Job) -> bool:
+        """Whether an earlier run did this very job and its result is as it was written."""
+        row = self.rows.get(job.output, {})
+        if row.get("status") != "ok" or row.get("job") != job.key:
+            return False
+        return bool(row["photo_sha256"] == sha256_at(job.photo) and row["output_sha256"] == sha256_at(job.output))
+
+
+def run_batch(jobs: Sequence[Job], engine: Engine, folder: Path, progress: Progress) -> Summary:
+    """Do what is not done yet, and report. folder: of the report (and of the results, where they are files)."""
+    from realdrag.contact import contact_sheet
+
+    report = Report(folder)
+    left = [job for job in jobs if not report.done(job)]
+    skipped = len(jobs) - len(left)
+    if skipped:
+        progress.say(f"{skipped} of {len(jobs)} photos were done before")
+    for job in left:
+        clear(job.output)
+    began, failed = time.monotonic(), 0
+    with stretch(progress, "photos", len(jobs)) as bar, closing(engine.run(left)) as ended:  # type: ignore[type-var]
+        for k, (_, row) in enumerate(ended, 1):
+            report.add(row)
+            failed += row["status"] == "failed"
+            rate = k / (time.monotonic() - began)
+            note = f"{rate:.2f}/s, {(len(left) - k) / rate / 60:.0f} min left"
+            bar.step(skipped + k, f"{note}, {failed} failed" if failed else note)
+    seconds = time.monotonic() - began
+    report.close(jobs)
+    good = [report.rows[job.output] for job in jobs if report.rows[job.output]["status"] == "ok"]
+    sheet = folder / SHEET if contact_sheet(good, folder / SHEET) else None
+    return Summary(
+        jobs=len(jobs),
+        ok=len(good),
+        failed=len(jobs) - len(good),
+        skipped=skipped,
+        seconds=round(seconds, 3),
+        rate=round(len(left) / seconds, 4) if left else 0.0,
+        report=str(report.path),
+        sheet=None if sheet is None else str(sheet),
+    )
+
+
+def clear(output: str) -> None:
+    """Take away what workers that were killed left beside a result."""
+    folder = Path(output).parent
+    if "://" not in output and folder.is_dir():
+        for file in folder.glob(".realdrag-*"):
+            file.unlink(missing_ok=True)
