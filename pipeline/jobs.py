@@ -151,7 +151,11 @@ def _recipe_text(given: Mapping[str, Any], folder: Path, recipes: dict[str, str]
     if own and "recipe" in given:
         raise InputError(f"has both a recipe and {', '.join(own)}")
     if own:
-        moves = {name: float(number) for name, number in own.get("moves", {}).items() if find(name, float(number))}
+        moves = dict(own.get("moves", {}))
+        for name, number in moves.items():
+            if type(number) not in (int, float):
+                raise InputError(f"moves.{name} is {number!r}, not a number")
+            find(name, number)
         wanted = Wanted([parse_drag(str(one)) for one in own.get("drags", [])], moves, own.get("snap", False))
         wanted.check()
         return text(replace(bare, steps=(Step(wanted),)))
