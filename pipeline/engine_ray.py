@@ -92,8 +92,8 @@ class Cluster:
         waiting, tries = deque(jobs), dict[Job, int]()
         starting, running = dict[Any, int](), dict[Any, tuple[int, Job]]()
         actors = dict[int, Any]()
-        make = self._maker(jobs)
         count = min(self.workers or self._room(), len(jobs))
+        make = self._maker(jobs, count)
 
         def begin(number: int) -> None:
             actors[number] = make()
@@ -128,12 +128,14 @@ class Cluster:
                     yield job, answer
                 give(number)
 
-    def _maker(self, jobs: Sequence[Job]) -> Any:
-        """A function that asks for one actor more."""
+    def _maker(self, jobs: Sequence[Job], count: int) -> Any:
+        """A function that asks for one actor more. With more of them than GPUs, they share these: while one has its
+        photo composited by the processor, another computes (`benchmarks/scale.md`).
+        """
         from realdrag.store import home
 
-        per_gpu = self._gpus() > 0
-        kind = self.ray.remote(Actor).options(num_cpus=0 if per_gpu else self.machine.threads, num_gpus=int(per_gpu))
+        share = min(1.0, self._gpus() / count)
+        kind = self.ray.remote(Actor).options(num_cpus=self.machine.threads, num_gpus=share)
         models = {name: self.ray.put(path.read_bytes()) for name, path in own_models_of(jobs).items()}
         return lambda: kind.remote(self.machine, str(home()), models)
 
