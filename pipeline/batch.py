@@ -15,12 +15,10 @@ from pathlib import Path
 
 from realdrag.engines import Engine
 from realdrag.errors import InputError
-from realdrag.jobs import Job, Row
+from realdrag.jobs import REPORT, SHEET, Job, Row
 from realdrag.photo_write import write_bytes
-from realdrag.places import sha256_at
+from realdrag.places import is_url, sha256_at
 from realdrag.progress import Progress, stretch
-
-REPORT, SHEET = "report.jsonl", "contact-sheet.jpg"
 
 
 @dataclass(frozen=True)
@@ -104,8 +102,8 @@ def run_batch(jobs: Sequence[Job], engine: Engine, folder: Path, progress: Progr
     skipped = len(jobs) - len(left)
     if skipped:
         progress.say(f"{skipped} of {len(jobs)} photos were done before")
-    for job in left:
-        clear(job.output)
+    for beside in {str(Path(job.output).parent) for job in left if not is_url(job.output)}:
+        clear(Path(beside))
     began, failed = time.monotonic(), 0
     with stretch(progress, "photos", len(jobs)) as bar, closing(engine.run(left)) as ended:  # type: ignore[type-var]
         for k, (_, row) in enumerate(ended, 1):
@@ -130,9 +128,7 @@ def run_batch(jobs: Sequence[Job], engine: Engine, folder: Path, progress: Progr
     )
 
 
-def clear(output: str) -> None:
-    """Take away what workers that were killed left beside a result."""
-    folder = Path(output).parent
-    if "://" not in output and folder.is_dir():
-        for file in folder.glob(".realdrag-*"):
-            file.unlink(missing_ok=True)
+def clear(folder: Path) -> None:
+    """Take away what workers that were killed left beside results."""
+    for file in folder.glob(".realdrag-*"):
+        file.unlink(missing_ok=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -30,6 +31,7 @@ KINDS: Mapping[str, type] = {
 }  # fmt: skip
 Row = dict[str, Any]  # of the report: the keys of `edit --json`, and `status`, `error` and what a later run compares
 OWN = ("drags", "moves", "snap")
+REPORT, SHEET = "report.jsonl", "contact-sheet.jpg"  # of a batch, in the folder of its results
 TOLD = 5  # faults of a jobs file that are told; the others are counted
 
 
@@ -59,8 +61,9 @@ def plan(source: str, out: str, recipe: Recipe | None, bare: Recipe, strength: f
     recipe: of photos that have none of their own. bare: settings and model of lines with `drags` or `moves`. Raises
     InputError, naming the lines at fault, before anything is done.
     """
+    faults = list[str]()
     if Path(source).is_file() and Path(source).suffix.lower() in (".jsonl", ".ndjson", ".json"):
-        jobs = _of_lines(Path(source), out, recipe, bare, strength)
+        jobs, faults = _of_lines(Path(source), out, recipe, bare, strength)
     else:
         if not (is_url(source) or Path(source).is_dir() or any(c in source for c in "*?[")):
             raise InputError(f"{source}: no such folder or jobs file", "a folder, a pattern, or a .jsonl", code="jobs")
@@ -73,9 +76,9 @@ def plan(source: str, out: str, recipe: Recipe | None, bare: Recipe, strength: f
         jobs = [
             Job(place, _join(out, result_name(name)), base, strength=strength)
             for place, name in photos_in(source)
-            if not (below and str(Path(place).resolve()).startswith(below))
+            if not (below and str(Path(place).resolve()).startswith(below)) and not _sheet(place)
         ]
-    if faults := _clashes(jobs):
+    if faults := faults + _clashes(jobs, out):
         raise _refusal(source, faults)
     return jobs
 
@@ -86,9 +89,12 @@ def result_name(name: str) -> str:
     return name if path.suffix.lower() in FORMATS else str(path.with_suffix(".png"))
 
 
-def _of_lines(path: Path, out: str, recipe: Recipe | None, bare: Recipe, strength: float | None) -> list[Job]:
+def _of_lines(
+    path: Path, out: str, recipe: Recipe | None, bare: Recipe, strength: float | None
+) -> tuple[list[Job], list[str]]:
+    """The jobs of the lines that are right, and the faults of the others."""
     try:
-        lines = path.read_bytes().decode("utf-8-sig").splitlines()
+        lines = path.read_bytes().decode("utf-8-sig").split("\n")  # splitlines also splits where JSON's texts may not
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read as text: {error}", code="jobs") from error
     jobs, faults, recipes = list[Job](), list[str](), dict[str, str]()
@@ -102,18 +108,16 @@ def _of_lines(path: Path, out: str, recipe: Recipe | None, bare: Recipe, strengt
             jobs.append(job if job.strength is not None else replace(job, strength=strength))
         except RealdragError as fault:
             faults.append(f"line {number}: {fault.message}{f' ({fault.hint})' if fault.hint else ''}")
-    if faults:
-        raise _refusal(str(path), faults)
-    if not jobs:
+    if not (jobs or faults):
         raise InputError(f"{path}: has no lines", code="jobs")
-    return jobs
+    return jobs, faults
 
 
 def _of_line(line: str, folder: Path, out: str, recipes: dict[str, str], bare: Recipe) -> Job:
     """One line's job. recipes: the texts of those that were read, by path; "" is the batch's."""
     try:
         given = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"is not JSON: {error}") from error
     if not isinstance(given, dict):
         raise InputError("is not an object {…}")
@@ -122,12 +126,21 @@ def _of_line(line: str, folder: Path, out: str, recipes: dict[str, str], bare: R
             raise InputError(f"unknown key {key}", nearest(key, KINDS))
         if type(value) is not KINDS[key] and not (KINDS[key] is float and type(value) is int):
             raise InputError(f"{key} is {value!r}"[:100])
+        if isinstance(value, str) and not _may_be_a_name(value):
+            raise InputError(f"{key} {value!r} can be no name"[:100])
     if not given.get("photo"):
         raise InputError("has no photo")
-    box, strength = given.get("box"), given.get("strength")
-    if box is not None and (len(box) != 4 or any(type(v) not in (int, float) for v in box)):
+    if sum(("face" in given, "box" in given, given.get("whole", False))) > 1:
+        raise InputError("face, box and whole exclude each other")
+    if given.get("face", 1) < 1:
+        raise InputError(f"face is {given['face']}", "the largest is 1")
+    box = given.get("box")
+    if box is not None and (len(box) != 4 or not all(map(_is_number, box))):
         raise InputError("box takes 4 numbers")
+    strength = given.get("strength")
     if strength is not None:
+        if not _is_number(strength):
+            raise InputError(f"strength is {strength!r}"[:100])
         check_strength(float(strength))
     output = given.get("output") or result_name(PurePosixPath(given["photo"]).name)
     if not is_url(output) and (PurePosixPath(output).is_absolute() or ".." in PurePosixPath(output).parts):
@@ -153,8 +166,8 @@ def _recipe_text(given: Mapping[str, Any], folder: Path, recipes: dict[str, str]
     if own:
         moves = dict(own.get("moves", {}))
         for name, number in moves.items():
-            if type(number) not in (int, float):
-                raise InputError(f"moves.{name} is {number!r}, not a number")
+            if not _is_number(number):
+                raise InputError(f"moves.{name} is {number!r}, not a number"[:100])
             find(name, number)
         wanted = Wanted([parse_drag(str(one)) for one in own.get("drags", [])], moves, own.get("snap", False))
         wanted.check()
@@ -177,16 +190,41 @@ def _join(out: str, name: str) -> str:
     return f"{out.rstrip('/')}/{name}" if is_url(out) else str(Path(out) / name)
 
 
-def _clashes(jobs: list[Job]) -> list[str]:
-    """Results that would take each other's place, or a photo's."""
+def _is_number(value: object) -> bool:
+    """Whether a value of JSON is a finite number (Python's reader takes NaN, and whole numbers beyond any float)."""
+    return (type(value) is int and abs(value) < 2**53) or (type(value) is float and math.isfinite(value))
+
+
+def _may_be_a_name(text: str) -> bool:
+    """Whether a file could be called so."""
+    try:
+        return b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:  # half of a character
+        return False
+
+
+def _sheet(place: str) -> bool:
+    """Whether this is the contact sheet of an earlier batch, and no photo."""
+    return not is_url(place) and Path(place).name == SHEET and Path(place).with_name(REPORT).exists()
+
+
+def _clashes(jobs: list[Job], out: str) -> list[str]:
+    """Results that would take each other's place, or a photo's, or the sheet's."""
     seen, faults = dict[str, str](), list[str]()
-    sources = {_same(job.photo): job.photo for job in jobs}
+    sources = {_same(job.photo) for job in jobs}
+    outputs = {_same(job.output): job.output for job in jobs}
+    sheet = _same(_join(out, SHEET))
     for job in jobs:
         place = _same(job.output)
+        above = next((outputs[str(p)] for p in PurePosixPath(place).parents if str(p) in outputs), None)
         if place in seen:
             faults.append(f"{seen[place]} and {job.photo} have one result, {job.output}")
         elif place in sources:
             faults.append(f"the result {job.output} would replace a photo")
+        elif place == sheet:
+            faults.append(f"the result {job.output} would be replaced by the contact sheet: give it another output")
+        elif above is not None:
+            faults.append(f"the result {job.output} would lie below another, {above}")
         seen.setdefault(place, job.photo)
     return faults
 

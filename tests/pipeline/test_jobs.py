@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -113,6 +114,19 @@ def test_every_line_at_fault_is_told_at_once(tmp_path: Path) -> None:
         ({"photo": "a.jpg", "output": "/etc/a.jpg"}, "lies outside"),
         ({"photo": "a.jpg", "output": "a.gif"}, "is no kind of photo"),
         ({"photo": "a.jpg", "output": "../out/../a.jpg"}, "lies outside"),
+        ("[" * 100_000, "is not JSON"),
+        ({"photo": "a\0.jpg"}, "can be no name"),
+        ({"photo": "a\ud800.jpg"}, "can be no name"),
+        ({"photo": "a.jpg", "recipe": "\0"}, "can be no name"),
+        ({"photo": "a.jpg", "moves": {"smile": True}}, "moves.smile is True"),
+        ({"photo": "a.jpg", "moves": {"smile": [1]}}, "moves.smile is [1]"),
+        ({"photo": "a.jpg", "moves": {"smile": math.nan}}, "moves.smile is nan"),
+        ({"photo": "a.jpg", "strength": 10**400}, "strength is 1000"),
+        ({"photo": "a.jpg", "box": [1, 2, math.nan, 4]}, "box takes 4 numbers"),
+        ({"photo": "a.jpg", "box": [1, 2, 10**400, 4]}, "box takes 4 numbers"),
+        ({"photo": "a.jpg", "face": 0}, "the largest is 1"),
+        ({"photo": "a.jpg", "face": 1, "whole": True}, "exclude each other"),
+        ({"photo": "contact-sheet.jpg"}, "would be replaced by the contact sheet"),
     ],
 )
 def test_a_bad_line(line: object, words: str, tmp_path: Path) -> None:
@@ -125,6 +139,11 @@ def test_results_that_clash_are_refused(tmp_path: Path) -> None:
     out = tmp_path / "out"
     told = refused(tmp_path, {"photo": str(out / "a.jpg"), "output": "b.jpg"}, {"photo": "a.jpg"})
     assert "would replace a photo" in told
+    told = refused(tmp_path, {"photo": "a.jpg"}, {"photo": "b.jpg", "output": "a.jpg/b.jpg"})
+    assert "would lie below another" in told
+    told = refused(tmp_path, {"photo": "x/a.jpg"}, {"photo": "y/a.jpg"}, "{")
+    assert "line 3: is not JSON" in told
+    assert "have one result" in told, "all faults at once"
     (tmp_path / "a.jpg").touch()
     with pytest.raises(InputError, match="is the folder of the photos"):
         plan(str(tmp_path), str(tmp_path), SMILE, BARE)
@@ -143,3 +162,22 @@ def test_what_is_no_jobs_at_all(tmp_path: Path) -> None:
             plan(str(source), "out", SMILE, BARE)
     with pytest.raises(InputError, match="give --recipe R or --move"):
         plan(str(tmp_path), "out", None, BARE)
+
+
+def test_a_separator_that_is_no_new_line_stays_in_its_text(tmp_path: Path) -> None:
+    (job,) = plan(lines(tmp_path, '{"photo": "a\u2028b\u0085.png"}'), "out", SMILE, BARE)
+    assert job.photo.endswith("a\u2028b\u0085.png")
+
+
+def test_results_are_edited_again_without_their_contact_sheet(tmp_path: Path) -> None:
+    for name in ("1.png", "contact-sheet.jpg", "report.jsonl"):
+        (tmp_path / name).touch()
+    (job,) = plan(str(tmp_path), str(tmp_path.parent / "again"), SMILE, BARE)
+    assert job.photo.endswith("1.png")
+
+
+def test_what_a_result_depends_on_is_in_its_key(tmp_path: Path) -> None:
+    rows = [{"photo": "1.png"}, {"photo": "2.png"}, {"photo": "3.png", "strength": 0.5}, {"photo": "4.png", "face": 1}]
+    keys = [job.key for job in plan(lines(tmp_path, *rows), "out", SMILE, BARE)]
+    assert keys[0] == keys[1]
+    assert len(set(keys)) == 3
