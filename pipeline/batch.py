@@ -5,6 +5,7 @@ A row is written once its result is whole. At the end the report has one row for
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import time
@@ -19,6 +20,7 @@ from realdrag.jobs import REPORT, SHEET, Job, Row
 from realdrag.photo_write import write_bytes
 from realdrag.places import is_url, sha256_at
 from realdrag.progress import Progress, stretch
+from realdrag.store import Store
 
 
 @dataclass(frozen=True)
@@ -47,10 +49,10 @@ class Summary:
 
 
 class Report:
-    """The rows of `report.jsonl`, by result."""
+    """The rows of `report.jsonl`, by result: its path from the report's folder, however OUT was written."""
 
     def __init__(self, folder: Path) -> None:
-        self.path = folder / REPORT
+        self.folder, self.path = folder.absolute(), folder / REPORT
         self.rows = dict[str, Row]()
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -62,15 +64,24 @@ class Report:
         for line in lines:
             try:
                 row = json.loads(line)
-                self.rows[row["output"]] = row
+                self.rows[row["result"]] = row
             except (ValueError, KeyError, TypeError):
                 continue  # cut off in the middle: that photo is done again
         if lines:
             self._write(list(self.rows.values()))  # whole lines to add to
 
-    def add(self, row: Row) -> None:
+    def name(self, job: Job) -> str:
+        """What a job's row lies under."""
+        return job.output if is_url(job.output) else os.path.relpath(job.output, self.folder)
+
+    def of(self, job: Job) -> Row:
+        """The job's row, empty where it has none."""
+        return self.rows.get(self.name(job), {})
+
+    def add(self, job: Job, row: Row) -> None:
         """One row more, on the disk before this returns."""
-        self.rows[row["output"]] = row
+        row = {**row, "result": self.name(job)}
+        self.rows[row["result"]] = row
         with self.path.open("ab") as file:
             file.write(json.dumps(row).encode() + b"\n")
             file.flush()
@@ -78,23 +89,37 @@ class Report:
 
     def close(self, jobs: Sequence[Job]) -> None:
         """One row for each job, in their order; rows of other jobs come first."""
-        wanted = {job.output for job in jobs}
-        others = [row for output, row in self.rows.items() if output not in wanted]
-        self._write([*others, *(self.rows[job.output] for job in jobs)])
+        wanted = {self.name(job) for job in jobs}
+        others = [row for result, row in self.rows.items() if result not in wanted]
+        self._write([*others, *map(self.of, jobs)])
 
     def _write(self, rows: Sequence[Row]) -> None:
         write_bytes(b"".join(json.dumps(row).encode() + b"\n" for row in rows), self.path)
 
     def done(self, job: Job) -> bool:
         """Whether an earlier run did this very job and its result is as it was written."""
-        row = self.rows.get(job.output, {})
+        row = self.of(job)
         if row.get("status") != "ok" or row.get("job") != job.key:
             return False
-        return bool(row["photo_sha256"] == sha256_at(job.photo) and row["output_sha256"] == sha256_at(job.output))
+        sums = row.get("photo_sha256"), row.get("output_sha256")
+        return None not in sums and sums == (sha256_at(job.photo), sha256_at(job.output))
 
 
 def run_batch(jobs: Sequence[Job], engine: Engine, folder: Path, progress: Progress) -> Summary:
-    """Do what is not done yet, and report. folder: of the report (and of the results, where they are files)."""
+    """Do what is not done yet, and report. folder: of the report (and of the results, where they are files).
+
+    Raises InputError where another batch is at work on that folder.
+    """
+    name = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()
+    with Store(progress=progress).lock_if_free(f"batch-{name}") as ours:
+        if not ours:
+            raise InputError(
+                f"{folder}: another batch is at work there", "wait for it, or choose another -o", code="busy"
+            )
+        return _run(jobs, engine, folder, progress)
+
+
+def _run(jobs: Sequence[Job], engine: Engine, folder: Path, progress: Progress) -> Summary:
     from realdrag.contact import contact_sheet
 
     report = Report(folder)
@@ -106,15 +131,15 @@ def run_batch(jobs: Sequence[Job], engine: Engine, folder: Path, progress: Progr
         clear(Path(beside))
     began, failed = time.monotonic(), 0
     with stretch(progress, "photos", len(jobs)) as bar, closing(engine.run(left)) as ended:  # type: ignore[type-var]
-        for k, (_, row) in enumerate(ended, 1):
-            report.add(row)
+        for k, (job, row) in enumerate(ended, 1):
+            report.add(job, row)
             failed += row["status"] == "failed"
             rate = k / (time.monotonic() - began)
             note = f"{rate:.2f}/s, {(len(left) - k) / rate / 60:.0f} min left"
             bar.step(skipped + k, f"{note}, {failed} failed" if failed else note)
     seconds = time.monotonic() - began
     report.close(jobs)
-    good = [report.rows[job.output] for job in jobs if report.rows[job.output]["status"] == "ok"]
+    good = [row for job in jobs if (row := report.of(job))["status"] == "ok"]
     sheet = folder / SHEET if contact_sheet(good, folder / SHEET) else None
     return Summary(
         jobs=len(jobs),

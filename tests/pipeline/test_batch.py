@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -23,6 +24,7 @@ from realdrag.engine_ray import taken
 from realdrag.engines import Local, workers_for
 from realdrag.jobs import Job, Row
 from realdrag.progress import Silent
+from realdrag.store import Store
 from realdrag.worker import Machine, Worker
 
 Run = Callable[..., Any]
@@ -81,6 +83,28 @@ def test_another_edit_is_another_job(folder: Path, cli: Run) -> None:
     assert json.loads(cli(*COMMAND, "--strength", "0.5", "--json").out)["skipped"] == 0
     assert Path("out/a.png").read_bytes() != first
     assert len(report()) == 1
+
+
+def test_the_same_folder_by_another_name_and_from_another_place_is_the_same_batch(
+    folder: Path, cli: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("jobs.jsonl").write_text(json.dumps({"photo": "a.png", "drags": DRAGS}))
+    assert cli("batch", "jobs.jsonl", "-o", "out", "--workers", "1").code == 0
+    monkeypatch.chdir(folder.parent)
+    jobs = folder / "jobs.jsonl"
+    again = cli("batch", jobs, "-o", f"{folder}/x/../out", "--workers", "1", "--json")
+    assert json.loads(again.out)["skipped"] == 1
+    monkeypatch.chdir(folder)
+    assert len(report()) == 1
+
+
+def test_two_batches_do_not_write_one_folder(folder: Path, cli: Run) -> None:
+    name = hashlib.sha256(os.fsencode(Path("out").resolve())).hexdigest()
+    with Store().lock(f"batch-{name}"):
+        ran = cli(*COMMAND)
+    assert (ran.code, ran.err.count("\n")) == (2, 1)
+    assert "another batch is at work there" in ran.err
+    assert not Path("out").exists()
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
