@@ -91,7 +91,7 @@ class Cluster:
         lost = self.ray.exceptions.RayActorError
         waiting, tries = deque(jobs), dict[Job, int]()
         starting, running = dict[Any, int](), dict[Any, tuple[int, Job]]()
-        actors = dict[int, Any]()
+        actors, idle, refused = dict[int, Any](), list[int](), 0
         count = min(self.workers or self._room(), len(jobs))
         make = self._maker(jobs, count)
 
@@ -100,7 +100,9 @@ class Cluster:
             starting[actors[number].ready.remote()] = number
 
         def give(number: int) -> None:
-            if waiting:
+            if not waiting:
+                idle.append(number)  # a job may come back from an actor that is lost
+            else:
                 job = taken(waiting, number, count)
                 tries[job] = tries.get(job, 0) + 1
                 running[actors[number].do.remote(job)] = number, job
@@ -115,15 +117,21 @@ class Cluster:
                 number, job = running.pop(reference) if reference in running else (starting.pop(reference), None)
                 try:
                     answer = self.ray.get(reference)
-                except lost:
+                except lost as error:
+                    refused += job is None
+                    if refused >= TRIES * count:
+                        raise WorkError(f"no worker can start on the cluster: {last_line(error)}") from error
                     begin(number)  # on another node, or once there is room
                     if job is None:
                         continue
                     if tries[job] < TRIES:
                         waiting.appendleft(job)
+                        if idle:
+                            give(idle.pop())
                     else:
                         yield job, killed(job, f"its worker was lost {TRIES} times")
                     continue
+                refused = 0
                 if job is not None:
                     yield job, answer
                 give(number)
@@ -146,10 +154,15 @@ class Cluster:
         return self._gpus() or max(1, int(self.ray.cluster_resources().get("CPU", 1)) // self.machine.threads)
 
 
+def last_line(error: BaseException) -> str:
+    """What it says in the end: the lines before are Ray's own and the traceback."""
+    return ([line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__])[-1][:200]
+
+
 def taken(waiting: deque[Job], number: int, count: int) -> Job:
     """The next job for actor `number` of `count`: the first whose photo is that one's, else the first."""
     for k in range(min(AHEAD, len(waiting))):
-        if int(hashlib.sha256(waiting[k].photo.encode()).hexdigest(), 16) % count == number:
+        if int(hashlib.sha256(os.fsencode(waiting[k].photo)).hexdigest(), 16) % count == number:
             job = waiting[k]
             del waiting[k]
             return job

@@ -20,8 +20,9 @@ from PIL import Image
 from realdrag import engines
 from realdrag.batch import Report, run_batch
 from realdrag.contact import square
-from realdrag.engine_ray import taken
+from realdrag.engine_ray import Cluster, taken
 from realdrag.engines import Local, workers_for
+from realdrag.errors import WorkError
 from realdrag.jobs import Job, Row
 from realdrag.progress import Silent
 from realdrag.store import Store
@@ -234,6 +235,71 @@ def test_an_actor_gets_its_own_photos_first() -> None:
     assert {taken(again, 1, 2).photo for _ in range(len(again))} >= {job.photo for job in mine}
     alone = deque([Job("x", "y", "")])
     assert [taken(alone, k, 1) for k in (0,)] == [Job("x", "y", "")]
+
+
+class LostError(Exception):
+    pass
+
+
+class Ends:
+    """A call of an actor, which answers or is lost."""
+
+    def __init__(self, answer: object) -> None:
+        self.answer = answer
+
+
+class FakeRay:
+    """Ray as the engine uses it: whatever was asked for first ends first; None never does."""
+
+    class exceptions:  # noqa: N801
+        RayActorError = LostError
+
+    def wait(self, calls: list[Ends], timeout: float) -> tuple[list[Ends], list[Ends]]:
+        ended = [call for call in calls if call.answer is not None]
+        return ended[:1], []
+
+    def get(self, call: Ends) -> object:
+        if isinstance(call.answer, LostError):
+            raise call.answer
+        return call.answer
+
+
+class FakeActor:
+    """Answers with what the list says for each call, then as it should."""
+
+    def __init__(self, *answers: object) -> None:
+        self.answers, self.ready, self.do = list(answers), self, self
+
+    def remote(self, job: Job | None = None) -> Ends:
+        answer: object = 1 if job is None else {"status": "ok", "output": job.output}
+        return Ends(self.answers.pop(0) if self.answers else answer)
+
+
+def on_fake_cluster(actors: list[FakeActor], jobs: list[Job], monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    cluster = Cluster.__new__(Cluster)
+    cluster.ray, cluster.workers, cluster.machine = FakeRay(), 2, Machine("cpu", 1)
+    monkeypatch.setattr(cluster, "_maker", lambda *_: lambda: actors.pop(0))
+    return {job.photo: row["status"] for job, row in cluster._spread(jobs)}
+
+
+def test_a_job_that_comes_back_from_a_lost_node_goes_to_an_actor_that_is_idle(monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs = [Job("1", "1.png", ""), Job("2", "2.png", "")]
+    pending = FakeActor(None)  # the node has gone: there is no room for another
+    found = on_fake_cluster([FakeActor(), FakeActor(1, LostError()), pending], jobs, monkeypatch)
+    assert found == {"1": "ok", "2": "ok"}
+
+
+def test_actors_that_cannot_start_end_the_batch_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs = [Job("1", "1.png", ""), Job("2", "2.png", "")]
+    actors = [FakeActor(LostError("the actor died\nModuleNotFoundError: no realdrag here")) for _ in range(100)]
+    with pytest.raises(WorkError, match="no worker can start on the cluster: ModuleNotFoundError: no realdrag here"):
+        on_fake_cluster(actors, jobs, monkeypatch)
+
+
+def test_a_job_that_kills_every_actor_ends_and_the_others_are_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs = [Job("1", "1.png", "")]
+    actors = [FakeActor(1, LostError()) for _ in range(10)]
+    assert on_fake_cluster(actors, jobs, monkeypatch) == {"1": "failed"}
 
 
 def test_the_sheet_shows_what_changed_within_the_photo() -> None:
