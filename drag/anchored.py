@@ -31,7 +31,7 @@ DAMPING = 0.01  # of the mean of the diagonal, for patches that look the same al
 FITS, FARTHEST_FIT = 3, 1.0
 # The rate is halved after so many looks without a cost lower by 3 %; halved so often, the drag has stalled.
 PATIENCE, FALL, FALLS, LOWER = 4, 0.5, 4, 0.97
-SETTLED = 0.97  # an arrived drag whose cost one look does not lower by 3 % ends: until then the rest gets nearer
+SETTLED = 2  # so many looks of an arrived drag without a lower cost, and it ends: until then the rest gets nearer
 FREE_CHANGE = 0.3  # of the features' mean: smaller changes cost little, else a drag that is held firmly does not begin
 FREE_AROUND = 6.0  # so far around a handle's way the features are not kept: they are to move
 SEARCH = 8.0  # a lost handle is looked for again, so far around
@@ -162,7 +162,7 @@ class Anchored:
 
     def settled(self, state: State, sight: Sight) -> bool:
         """Whether a drag that has arrived has nothing more to win; none that arrived before it began."""
-        return state.step == 0 or sight.cost >= SETTLED * state.best
+        return state.step == 0 or self.waited(state, sight) >= SETTLED
 
     def stalled(self, state: State) -> bool:
         """Whether the rate has fallen so often that nothing more will come."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -23,7 +22,7 @@ from realdrag.places import is_url, photos_in
 from realdrag.placing import Wanted
 from realdrag.points import parse_drag
 from realdrag.presets import nearest
-from realdrag.recipe import Recipe, Step, read, text
+from realdrag.recipe import Recipe, Step, is_number, read, text
 
 KINDS: Mapping[str, type] = {
     "photo": str, "output": str, "recipe": str, "mask": str, "face": int, "box": list, "whole": bool,
@@ -135,11 +134,11 @@ def _of_line(line: str, folder: Path, out: str, recipes: dict[str, str], bare: R
     if given.get("face", 1) < 1:
         raise InputError(f"face is {given['face']}", "the largest is 1")
     box = given.get("box")
-    if box is not None and (len(box) != 4 or not all(map(_is_number, box))):
+    if box is not None and (len(box) != 4 or not all(map(is_number, box))):
         raise InputError("box takes 4 numbers")
     strength = given.get("strength")
     if strength is not None:
-        if not _is_number(strength):
+        if not is_number(strength):
             raise InputError(f"strength is {strength!r}"[:100])
         check_strength(float(strength))
     output = given.get("output") or result_name(PurePosixPath(given["photo"]).name)
@@ -166,7 +165,7 @@ def _recipe_text(given: Mapping[str, Any], folder: Path, recipes: dict[str, str]
     if own:
         moves = dict(own.get("moves", {}))
         for name, number in moves.items():
-            if not _is_number(number):
+            if not is_number(number):
                 raise InputError(f"moves.{name} is {number!r}, not a number"[:100])
             find(name, number)
         wanted = Wanted([parse_drag(str(one)) for one in own.get("drags", [])], moves, own.get("snap", False))
@@ -188,11 +187,6 @@ def _join(out: str, name: str) -> str:
     if is_url(name):
         return name
     return f"{out.rstrip('/')}/{name}" if is_url(out) else str(Path(out) / name)
-
-
-def _is_number(value: object) -> bool:
-    """Whether a value of JSON is a finite number (Python's reader takes NaN, and whole numbers beyond any float)."""
-    return (type(value) is int and abs(value) < 2**53) or (type(value) is float and math.isfinite(value))
 
 
 def _may_be_a_name(text: str) -> bool:

@@ -98,6 +98,8 @@ def read_toml(file: Traversable, where: str) -> dict[str, object]:
         raise InputError(f"{where}: is not UTF-8 text") from error
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"{where}: is not TOML: {error}", "text needs quotes, a table is [drag]") from error
+    except RecursionError as error:
+        raise InputError(f"{where}: is nested too deeply") from error
 
 
 def with_tables(base: Settings, given: Mapping[str, object], where: str, also: tuple[str, ...] = ()) -> Settings:

@@ -213,7 +213,7 @@ class _Table:
         value = self.rest.pop(key, default)
         if value is default:
             return value
-        if kind is float and type(value) is int:
+        if kind is float and is_number(value):
             value = float(value)
         # By type, not isinstance: to Python a bool is a kind of int.
         if type(value) is not kind or value != value or value in (math.inf, -math.inf):
@@ -225,7 +225,7 @@ class _Table:
         values = self.take(key, list, None)
         if values is None:
             return None
-        if len(values) != count or not all(type(v) in (int, float) and math.isfinite(v) for v in values):
+        if len(values) != count or not all(map(is_number, values)):
             raise self.fault(key, f"takes {count} numbers")
         return [float(v) for v in values]
 
@@ -239,6 +239,11 @@ class _Table:
             raise InputError(
                 f"{self.where}: unknown key {key}{place}", nearest(key, [*self.known, *also]), code="recipe"
             )
+
+
+def is_number(value: object) -> bool:
+    """Whether it is a finite number, as a float can hold it, and no bool, which to Python is a kind of int."""
+    return (type(value) is int and abs(value) < 2**53) or (type(value) is float and math.isfinite(value))
 
 
 def _origin(table: _Table) -> Origin:
@@ -266,8 +271,8 @@ def _origin(table: _Table) -> Origin:
 def _step(table: _Table, number: int, origin: Origin | None) -> Step:
     mask, moves = table.take("mask", str, None), table.take("moves", dict, {})
     for name, value in moves.items():
-        if type(value) not in (int, float):
-            raise table.fault(f"moves.{name}", f"is {value!r}, not a number")
+        if not is_number(value):
+            raise table.fault(f"moves.{name}", f"is {value!r}, not a number"[:80])
         find(name, float(value))
     points = tuple(_spec(one, table) for one in table.take("points", list, []))
     step = Step(
