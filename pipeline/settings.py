@@ -68,8 +68,8 @@ class DragSettings:
     lr: float = within(0.02, most=MOST_LR)
     max_steps: int = within(150, most=MOST_STEPS)
     mask_weight: float = within(4.0, most=MOST_WEIGHT)
-    keep_weight: float = within(3.0, most=MOST_WEIGHT)
-    match_weight: float = within(5.0, most=MOST_WEIGHT)
+    keep_weight: float = within(5.0, most=MOST_WEIGHT)
+    match_weight: float = within(4.0, most=MOST_WEIGHT)
     rows: int = within(7, least=1, most=100)
 
 
