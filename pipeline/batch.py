@@ -8,11 +8,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import signal
+import threading
 import time
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import FrameType
 
 from realdrag.engines import Engine
 from realdrag.errors import InputError
@@ -130,9 +133,15 @@ def _run(jobs: Sequence[Job], engine: Engine, folder: Path, progress: Progress) 
     for beside in {str(Path(job.output).parent) for job in left if not is_url(job.output)}:
         clear(Path(beside))
     began, failed = time.monotonic(), 0
-    with stretch(progress, "photos", len(jobs)) as bar, closing(engine.run(left)) as ended:  # type: ignore[type-var]
+    with (
+        interruptible() as stopped,
+        stretch(progress, "photos", len(jobs)) as bar,
+        closing(engine.run(left)) as ended,  # type: ignore[type-var]
+    ):
         for k, (job, row) in enumerate(ended, 1):
             report.add(job, row)
+            if stopped():
+                raise KeyboardInterrupt
             failed += row["status"] == "failed"
             rate = k / (time.monotonic() - began)
             note = f"{rate:.2f}/s, {(len(left) - k) / rate / 60:.0f} min left"
@@ -151,6 +160,27 @@ def _run(jobs: Sequence[Job], engine: Engine, folder: Path, progress: Progress) 
         report=str(report.path),
         sheet=None if sheet is None else str(sheet),
     )
+
+
+@contextmanager
+def interruptible() -> Iterator[Callable[[], bool]]:
+    """Whether Ctrl-C was pressed inside: what it raises can get lost in a callback of a library, and nobody presses it
+    twice for every photo.
+    """
+    pressed = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        pressed.append(number)
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():  # signals are the main thread's
+        yield lambda: False
+        return
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield lambda: bool(pressed)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def clear(folder: Path) -> None:

@@ -166,6 +166,23 @@ class Listed:
             yield job, {"photo": job.photo, "output": job.output, "job": job.key, "status": self.status, "error": None}
 
 
+def test_an_interruption_that_a_library_swallowed_stops_at_the_next_photo(tmp_path: Path) -> None:
+    class Deaf(Listed):
+        def run(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Row]]:
+            for pair in super().run(jobs):
+                try:
+                    os.kill(os.getpid(), signal.SIGINT)
+                    time.sleep(1)
+                except KeyboardInterrupt:
+                    yield pair
+
+    jobs = [Job(f"{k}.jpg", str(tmp_path / f"{k}.jpg"), "") for k in range(3)]
+    with pytest.raises(KeyboardInterrupt):
+        run_batch(jobs, Deaf(), tmp_path, Silent())
+    assert len(Report(tmp_path).rows) == 1
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
 def test_the_report_is_in_the_order_of_the_jobs_and_keeps_rows_of_others(tmp_path: Path) -> None:
     other = Job("x.jpg", str(tmp_path / "x.jpg"), "")
     run_batch([other], Listed("failed"), tmp_path, Silent())
