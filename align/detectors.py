@@ -49,6 +49,32 @@ class Detector(Protocol):
         """The face in a box that someone gave (inclusive photo pixels), with landmarks where they can be read."""
 
 
+@dataclass(frozen=True, eq=False)
+class Looked:
+    """A detector that has looked at one photo: `faces`, the largest first. Boxes are still looked into."""
+
+    detector: Detector
+    faces: tuple[Face, ...]
+
+    @classmethod
+    def at(cls, rgb: Picture, detector: Detector) -> Looked:
+        """`detector`, once it has looked at `rgb`."""
+        return cls(detector, tuple(sorted(detector.detect(rgb), key=lambda face: face.area, reverse=True)))
+
+    @property
+    def name(self) -> str:
+        """The detector's."""
+        return self.detector.name
+
+    def detect(self, rgb: Picture) -> list[Face]:
+        """What was found."""
+        return list(self.faces)
+
+    def face_in(self, rgb: Picture, box: Box) -> Face:
+        """As the detector reads it."""
+        return self.detector.face_in(rgb, box)
+
+
 def reduced(picture: Picture, longest: int) -> tuple[Picture, Matrix]:
     """`picture` [h, w(, 3)] averaged down to a long side of `longest` px at most, and the 3×3 map from the result's
     pixels back to those of `picture` (each axis has its own scale, since sides are whole pixels).

@@ -19,7 +19,7 @@ from realdrag.geometry import Matrix, Points, resize, resize_matrix, scale_of, t
 from realdrag.progress import Progress, stretch
 from realdrag.settings import DragSettings
 from realdrag.stylegan import Generator, to_picture
-from realdrag.values import Drag, Handle, Latent, Outcome, TraceStep
+from realdrag.values import Drag, Handle, Latent, Moment, Outcome, TraceStep
 
 LOOPS: dict[str, type[Anchored | DragGan]] = {"anchored": Anchored, "draggan": DragGan}
 LOST_AFTER = 5  # a handle lost for so many steps in a row ends the drag
@@ -49,13 +49,15 @@ def drag(
     progress: Progress,
     previous: Drag | None = None,
     cancelled: Callable[[], bool] = lambda: False,
+    watch: Callable[[Moment], None] = lambda moment: None,
 ) -> Drag:
     """Moves what is at `handles` [n, 2] to `targets` [n, 2], photo pixels, by changing the latent alone.
 
     to_model: 3×3, photo pixels → pixels of the generator's picture. movable: [s, s] float32 0..1 over that picture
     (any size), 1 where it may move, or None for everywhere. generator: the tuned one, if `latent` has a delta.
     previous: go on from there, at its strength; templates of handles that go on, and the picture the mask protects,
-    stay the first. cancelled: asked once a step. Raises InputError for a latent that is not finite.
+    stay the first. cancelled: asked once a step. watch: told of every step. Raises InputError for a latent that is not
+    finite.
     """
     if not np.isfinite(latent.w_plus).all():
         raise InputError("the latent is not finite", "invert the photo again")
@@ -76,6 +78,7 @@ def drag(
             left = tuple(round(float(d) / per_photo_px, 3) for d in sight.distances)
             sure = tuple(round(float(c), 3) for c in sight.confidence)
             trace.append(TraceStep(state.step, left, round(float(sight.loss.detach()), 6), sure))
+            watch(Moment(way[-1], np.asarray(ends[-1], np.float64), trace[-1]))
             is_lost = min(sure, default=1) < LOST
             ranks.append((not arrived(loop, sight), is_lost, sight.cost))
             lost = lost + 1 if is_lost else 0
@@ -135,14 +138,28 @@ def at_step(drag: Drag, generator: Generator, step: int) -> Drag:
 
 def pictures(drag: Drag, generator: Generator, latents: Latents) -> list[npt.NDArray[np.uint8]]:
     """What `generator` shows for each of `latents` [n, num_ws, w_dim] of the drag, inside its mask: [r, r, 3]."""
+    original = drag.before[0] if len(drag.before) else drag.way[0]
+    paint = painter(generator, original, drag.movable, drag.block)
+    return [paint(w_plus) for w_plus in latents]
+
+
+def painter(
+    generator: Generator, original: npt.NDArray[np.float32], movable: npt.NDArray[np.uint8] | None, block: str
+) -> Callable[[npt.NDArray[np.float32]], npt.NDArray[np.uint8]]:
+    """From a latent [num_ws, w_dim] to its picture [r, r, 3]: the one of `original` where nothing is `movable`.
+
+    movable, block: as in `Drag`. generator: as for `drag`.
+    """
     device = generator.mapping.w_avg.device
-    rows = [torch.from_numpy(w)[None].to(device) for w in latents]
     synthesize: Callable[[torch.Tensor], torch.Tensor] = generator.synthesize
-    if drag.movable is not None:
-        original = torch.from_numpy(drag.before[0] if len(drag.before) else drag.way[0])[None].to(device)
-        synthesize = Held(generator, original, drag.movable, drag.block).synthesize
-    with torch.no_grad():
-        return [to_picture(synthesize(row)) for row in rows]
+    if movable is not None:
+        synthesize = Held(generator, torch.from_numpy(original)[None].to(device), movable, block).synthesize
+
+    def paint(w_plus: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
+        with torch.no_grad():
+            return to_picture(synthesize(torch.from_numpy(w_plus)[None].to(device)))
+
+    return paint
 
 
 def levels(movable: npt.NDArray[np.float32], generator: Generator) -> npt.NDArray[np.uint8]:

@@ -7,6 +7,8 @@ another picture than the one they optimised.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -35,10 +37,12 @@ def invert(
     model_sha256: str,
     progress: Progress,
     checkpoint: Checkpoint | None = None,
+    watch: Callable[[npt.NDArray[np.float32]], None] = lambda w_plus: None,
 ) -> Latent:
     """The latent whose picture is most like `crop` [s, s, 3] uint8 (reduced by area to the generator's size).
 
     `checkpoint` takes up interrupted work; the result is the same to the byte. The generator is left as it was.
+    watch: told w_plus [num_ws, w_dim] after each step of the projection.
     """
     device = generator.mapping.w_avg.device
     small = np.ascontiguousarray(resize(crop, generator.config.img_resolution))
@@ -63,12 +67,16 @@ def invert(
             terms["prior"] = settings.prior_weight * spread.strangeness(w_plus).mean()
         return terms | ({} if noise is None else {"noise": noise.irregularity()})
 
+    def stepped(w_plus: Tensor) -> None:
+        after()
+        watch(w_plus[0].detach().cpu().numpy())
+
     start = starting_point(generator, encoder, target, settings.space)
     common = torch.zeros_like(start[:, :1]).requires_grad_()
     phases.run(
         Phase("w", {"offset": common, **maps}, settings.lr, plan["w"], settings.warm_up, plateau=settings.plateau),
         lambda step: projected(start + common + wandering(settings.explore * spread.deviation, step, plan["w"], start)),
-        after,
+        lambda: stepped(start + common),
     )
     pivot = (start + common).detach()
     with torch.no_grad():
@@ -78,7 +86,7 @@ def invert(
         phases.run(
             Phase("w+", {"w_plus": free, **maps}, settings.lr, plan["w+"], settings.warm_up, plateau=settings.plateau),
             lambda step: projected(free),
-            after,
+            lambda: stepped(free),
         )
         pivot = free.detach()
     for one in maps.values():

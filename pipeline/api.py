@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -24,11 +24,12 @@ from realdrag.errors import InputError, WorkError
 from realdrag.geometry import Points, cut_off, resize_matrix, transform, warp
 from realdrag.progress import Progress, Silent
 from realdrag.settings import Aligner, Settings
-from realdrag.values import Alignment, Drag, Edit, Latent, Photo, Result
+from realdrag.values import Alignment, Drag, Edit, Latent, Moment, Photo, Result
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from realdrag.align import Detector, Face, Looked
     from realdrag.inversion import Spread
     from realdrag.store import Store
     from realdrag.stylegan import Generator
@@ -174,6 +175,7 @@ class Editor:
         self.progress = progress or Silent()
         self.device, self.threads, self.precision = device, threads, precision
         self._model_name, self._store = model, store
+        self._looked: dict[str, Looked] = {}  # sha256 of the photo that was looked at last
 
     @cached_property
     def model(self) -> ModelFile:
@@ -271,16 +273,38 @@ class Editor:
         """
         from realdrag.align import FACELESS, align
 
-        detector = None if whole or self.aligner in FACELESS else self._detector()
         rgb, size, aligner = photos.to_srgb(photo), self.resolution, self.aligner
-        if detector is None or detector.name != "embedded":
-            return align(rgb, detector, model_resolution=size, face=face, box=box, whole=whole, aligner=aligner)
+        if whole or aligner in FACELESS:
+            return align(rgb, None, model_resolution=size, face=face, box=box, whole=whole, aligner=aligner)
+        with self._looking() as detector:
+            seen = self._looked.get(photo.sha256) or detector
+            return align(rgb, seen, model_resolution=size, face=face, box=box, aligner=aligner)
+
+    def faces(self, photo: Photo) -> list[Face]:
+        """The faces of a photo, the largest first, as `align` numbers them; none under an aligner without faces.
+
+        They are remembered until another photo is looked at, so that `align` need not look again.
+        """
+        from realdrag.align import FACELESS, Looked
+
+        if self.aligner in FACELESS:
+            return []
+        if photo.sha256 not in self._looked:
+            with self._looking() as detector:
+                self._looked = {photo.sha256: Looked.at(photos.to_srgb(photo), detector)}
+        return list(self._looked[photo.sha256].faces)
+
+    @contextmanager
+    def _looking(self) -> Iterator[Detector]:
+        """The detector of the settings, with the threads that suit it."""
         from realdrag.devices import threads
 
-        with threads(self.threads or 1):  # a look takes milliseconds: two threads wait for each other
-            return align(rgb, detector, model_resolution=size, face=face, box=box, aligner=aligner)
+        detector = self._detector()
+        # A look of the embedded one takes milliseconds: two threads wait for each other.
+        with threads(self.threads or 1) if detector.name == "embedded" else nullcontext():
+            yield detector
 
-    def _detector(self) -> Any:
+    def _detector(self) -> Detector:
         from realdrag.align import CascadeDetector, EmbeddedDetector, FanDetector
         from realdrag.weights import fan_ready, load_landmarks
 
@@ -310,11 +334,18 @@ class Editor:
         }
         return latent_key(crop, self.model.sha256, self.settings.inversion, extra)
 
-    def invert(self, alignment: Alignment, *, about: Mapping[str, str] | None = None) -> tuple[Latent, bool]:
+    def invert(
+        self,
+        alignment: Alignment,
+        *,
+        about: Mapping[str, str] | None = None,
+        watch: Callable[[npt.NDArray[np.float32]], None] = lambda w_plus: None,
+    ) -> tuple[Latent, bool]:
         """The crop's latent, and whether it was found in the store (then nothing was optimised).
 
         Interrupted work goes on where it stopped; a second process on the same crop waits for the first.
         about: notes for `latents list`, kept with a new latent: "photo" (its name), "photo_sha256".
+        watch: told w_plus [num_ws, w_dim] after each step of the projection.
         """
         key = self.latent_key(alignment.crop)
         if (found := self.store.get(key, self.latent_fault)) is not None:
@@ -340,6 +371,7 @@ class Editor:
                     model_sha256=self.model.sha256,
                     progress=self.progress,
                     checkpoint=checkpoint,
+                    watch=watch,
                 )
             if fault := self.latent_fault(latent):
                 raise WorkError(f"the inversion diverged: {fault}", "take a lower lr or tune_lr")
@@ -377,11 +409,12 @@ class Editor:
         mask: npt.NDArray[np.float32] | None = None,
         previous: Drag | None = None,
         cancelled: Callable[[], bool] = lambda: False,
+        watch: Callable[[Moment], None] = lambda moment: None,
     ) -> Drag:
         """Move what is at each handle to its target; both (x, y) in photo pixels.
 
         mask: [h, w] 0..1 of the photo, 1 may move. previous: go on from there, at its strength.
-        cancelled: asked once a step.
+        cancelled: asked once a step. watch: told of every step.
         Raises InputError for a handle or target outside the photo or the crop, or a handle where nothing may move.
         """
         from realdrag.devices import threads
@@ -403,7 +436,25 @@ class Editor:
                 progress=self.progress,
                 previous=previous,
                 cancelled=cancelled,
+                watch=watch,
             )
+
+    def painter(
+        self, alignment: Alignment, latent: Latent, mask: npt.NDArray[np.float32] | None = None
+    ) -> Callable[[npt.NDArray[np.float32]], npt.NDArray[np.uint8]]:
+        """What a drag's latents show while it is under way: from w_plus [num_ws, w_dim] to [r, r, 3] uint8.
+
+        mask: [h, w] 0..1 of the photo, the drag's.
+        """
+        from realdrag.devices import threads
+        from realdrag.drag import LOOPS, choose_block, levels, painter
+        from realdrag.stylegan import with_delta
+
+        generator, settings = with_delta(self.generator, latent.delta), self.settings.drag
+        held = mask is not None and LOOPS[settings.method].holds
+        movable = levels(mask_of_crop(mask, alignment), generator) if mask is not None and held else None
+        with threads(self._threads()):
+            return painter(generator, latent.w_plus, movable, choose_block(generator, settings.block))
 
     def moves(self, alignment: Alignment, moves: Mapping[str, float]) -> list[tuple[Point, Point]]:
         """The drags that named moves come to on this face: (handle, target) pairs, (x, y) in photo pixels.

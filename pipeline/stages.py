@@ -12,6 +12,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+import numpy.typing as npt
+
 from realdrag import photo as photos
 from realdrag.api import Box, Editor, Source
 from realdrag.drag.way import check_strength
@@ -20,7 +23,7 @@ from realdrag.history import History
 from realdrag.inversion import verdict
 from realdrag.placing import Wanted, place
 from realdrag.results import result_json, write_result
-from realdrag.values import Alignment, Drag, Latent, Photo, Result
+from realdrag.values import Alignment, Drag, Latent, Moment, Photo, Result
 from realdrag.workfolder import WorkFolder, mask_levels, png
 
 Cache = Literal["hit", "miss"]
@@ -98,12 +101,14 @@ def aligned(editor: Editor, work: WorkFolder) -> Alignment:
     return work.alignment()
 
 
-def invert_stage(editor: Editor, work: WorkFolder) -> tuple[Latent, Cache]:
-    """inverted.png and invert.json of aligned.png; the latent from the store, or into it."""
+def invert_stage(
+    editor: Editor, work: WorkFolder, watch: Callable[[npt.NDArray[np.float32]], None] = lambda w_plus: None
+) -> tuple[Latent, Cache]:
+    """inverted.png and invert.json of aligned.png; the latent from the store, or into it. watch: as for `invert`."""
     alignment = aligned(editor, work)
     key = editor.latent_key(alignment.crop)
     inputs = {"aligned.png": work.sha256("aligned.png"), "key": key}
-    latent, found = editor.invert(alignment, about=work.about_photo())
+    latent, found = editor.invert(alignment, about=work.about_photo(), watch=watch)
     if (words := verdict(latent.metrics)) and not words.startswith("inside"):
         editor.progress.say(f"the photo lies {words}")
     if not (work.done("invert", inputs) and found):
@@ -124,6 +129,7 @@ def drag_stage(
     step: int | None = None,
     again: bool = False,
     cancelled: Callable[[], bool] = lambda: False,
+    watch: Callable[[Moment], None] = lambda moment: None,
 ) -> Drag:
     """dragged.png, drag.safetensors, drag.json and mask.png. go_on: from the last drag, with its mask unless given.
 
@@ -167,6 +173,7 @@ def drag_stage(
         mask=None if levels is None else photos.read_mask(levels, photo.size),
         previous=previous,
         cancelled=cancelled,
+        watch=watch,
     )
     about = {"points": wanted.points, **placed.about(wanted), **made_by(editor)}
     history.keep()

@@ -138,6 +138,18 @@ class TraceStep:
 
 
 @dataclass(frozen=True, eq=False)
+class Moment:
+    """A drag under way, as whoever watches it is told.
+
+    w_plus: [num_ws, w_dim] float32. places: [k, 2] photo pixels, where the handles were found. trace: this step's.
+    """
+
+    w_plus: npt.NDArray[np.float32]
+    places: npt.NDArray[np.float64]
+    trace: TraceStep
+
+
+@dataclass(frozen=True, eq=False)
 class Drag:
     """The way of a latent from the inversion to the edit.
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from realdrag.devices import threads
-from realdrag.drag import at_step, at_strength, choose_block
+from realdrag.drag import at_step, at_strength, choose_block, levels, painter
 from realdrag.drag import drag as stage
 from realdrag.drag.anchored import Anchored
 from realdrag.drag.drag import LOST_AFTER, ended, kept_templates, set_up
@@ -23,7 +23,7 @@ from realdrag.presets import load
 from realdrag.progress import Silent
 from realdrag.settings import DragSettings
 from realdrag.stylegan import Generator, GeneratorConfig, to_picture
-from realdrag.values import Drag, Latent, Outcome
+from realdrag.values import Drag, Latent, Moment, Outcome
 
 SETTINGS, PAPER = DragSettings(), load("paper")[1].drag
 NOSE, UP = np.array([[64.0, 76.0]]), np.array([[64.0, 72.0]])  # pixels of the 128 px picture
@@ -644,3 +644,28 @@ def test_an_unknown_block_names_those_there_are(latent: Latent, generator: Gener
     with pytest.raises(InputError, match="b4, b8, b16, b32, b64, b128") as caught:
         run(latent, generator, NOSE, UP, settings=replace(SETTINGS, block=wanted))
     assert repr(wanted) in caught.value.message
+
+
+# --- watching ---
+
+
+def test_whoever_watches_is_told_of_every_step_and_changes_nothing(
+    latent: Latent, generator: Generator, reached: Drag
+) -> None:
+    seen = list[Moment]()
+    with threads(1):
+        watched = run(latent, generator, NOSE, UP, watch=seen.append)
+    np.testing.assert_array_equal(np.stack([moment.w_plus for moment in seen]), reached.way)
+    np.testing.assert_array_equal(np.stack([moment.places for moment in seen]), reached.places)
+    assert tuple(moment.trace for moment in seen) == reached.trace
+    np.testing.assert_array_equal(watched.picture, reached.picture)
+
+
+def test_a_painter_shows_what_the_drag_will(latent: Latent, generator: Generator) -> None:
+    """Also within a mask, before there is a drag to ask."""
+    movable = np.zeros((128, 128), np.float32)
+    movable[60:90, 45:85] = 1
+    with threads(1):
+        done = run(latent, generator, NOSE, UP, movable=movable)
+        paint = painter(generator, latent.w_plus, levels(movable, generator), done.block)
+        np.testing.assert_array_equal(paint(done.way[done.best]), done.picture)

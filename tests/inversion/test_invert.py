@@ -446,3 +446,13 @@ def test_true_lpips_improves(package: torch.nn.Module, generator: Generator, cro
     assert latent.loss == "lpips-squeeze"
     assert latent.metrics["lpips"] is not None
     assert latent.metrics["lpips"] < 0.7 * before
+
+
+def test_whoever_watches_is_told_of_every_step_and_changes_nothing(generator: Generator, crop: np.ndarray) -> None:
+    seen = list[np.ndarray]()
+    with threads(1):
+        watched = run(crop, generator, watch=seen.append)
+        assert_same(watched, run(crop, generator))
+    assert len(seen) == sum(len(watched.curves[name]["perceptual"]) for name in ("w", "w+"))
+    assert {w_plus.shape for w_plus in seen} == {watched.w_plus.shape}
+    np.testing.assert_array_equal(seen[-1], watched.w_plus)
