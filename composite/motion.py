@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from realdrag.composite.flow import find_motion
+from realdrag.composite.flow import find_motion, follow_motion
 from realdrag.geometry import resize, sample
 
 # The side at which motion is sought is the generator's own, but within these: smaller pictures are enlarged.
@@ -63,15 +63,22 @@ class Change:
 
 
 def find_change(
-    inverted: npt.NDArray[np.uint8], dragged: npt.NDArray[np.uint8], *, grow: float, share: float
+    inverted: npt.NDArray[np.uint8],
+    dragged: npt.NDArray[np.uint8],
+    *,
+    grow: float,
+    share: float,
+    motion: Field | float | None = None,
 ) -> Change:
     """From the inverted to the dragged picture, both [r, r, 3] uint8.
 
     grow: how far the region reaches beyond what moved, in sides. share: 0..1, how much of the residue is taken.
+    motion: that of the change a moment ago, 0 where there was none: from it the way is short, for a picture that moves
+    while it is watched.
     """
     size = min(max(inverted.shape[0], LEAST_SIDE), FLOW_SIZE)
     before, after = (resize(picture.astype(np.float32), size) for picture in (inverted, dragged))
-    motion = find_motion(before, after)
+    motion = find_motion(before, after) if motion is None else follow_motion(before, after, motion)
     y, x = np.mgrid[0:size, 0:size].astype(np.float32)
     residue = after - sample(before, x + motion[..., 0], y + motion[..., 1])
     strength = np.abs(cv2.GaussianBlur(residue, (0, 0), MEAN * size)).max(2)

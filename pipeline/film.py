@@ -23,10 +23,11 @@ from realdrag.photo_colour import add_srgb_change
 from realdrag.photo_write import check_folder, write_bytes
 from realdrag.progress import Silent, stretch
 from realdrag.settings import CompositeSettings
-from realdrag.values import Alignment, Drag, Latent, Photo
+from realdrag.values import Alignment, Drag, Latent, Photo, Result
 
 if TYPE_CHECKING:
     from realdrag.api import Editor
+    from realdrag.composite import Change
 
 SIDES = {".mp4": 512, ".gif": 320, ".png": 256}  # suffix → largest side of a frame
 SMALLEST = 256  # a smaller crop is enlarged, or the points would hide it
@@ -98,9 +99,10 @@ class Scene:
         mask: npt.NDArray[np.float32] | None,
         settings: CompositeSettings,
         largest: int,
+        smallest: int = SMALLEST,
     ) -> Scene:
         """The crop at a side of at most `largest`, even as H.264 needs it; mask: [h, w] of the photo."""
-        side = min(max(alignment.size, SMALLEST), largest) // 2 * 2
+        side = min(max(alignment.size, smallest), largest) // 2 * 2
         crop = resize(alignment.crop, side)
         if mask is None:  # everywhere: one pixel is as good as all, and beyond its edge lies its mirror image
             mask = np.ones((1, 1), np.float32)
@@ -114,6 +116,27 @@ class Scene:
             settings,
             resize_matrix(alignment.size, side) @ alignment.to_crop,
         )
+
+    def follow(self, picture: npt.NDArray[np.uint8], last: Change | None) -> tuple[Change, Result]:
+        """As `show`, quickly, where `last` is the change of the picture before (None: there was none yet).
+
+        With the change of this one.
+        """
+        from realdrag.composite import find_change, lay_on
+
+        settings = self.settings
+        motion = 0.0 if last is None else last.motion
+        change = find_change(self.inverted, picture, grow=settings.grow, share=settings.change, motion=motion)
+        result = lay_on(
+            self.photo,
+            self.alignment,
+            change,
+            self.mask,
+            settings,
+            carry=lambda pixels, change: add_srgb_change(self.photo, pixels, change),
+            progress=Silent(),
+        )
+        return change, result
 
     def show(self, picture: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         """The crop edited as the model's `picture` says, [side, side, 3]."""

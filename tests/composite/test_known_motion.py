@@ -105,3 +105,18 @@ def test_the_seam_of_a_mask_through_the_motion_does_not_show(bench: Any, face: n
     assert steep[1] <= 1.05 * steep[0]
     np.testing.assert_array_equal(done[mask == 0], face[mask == 0])
     assert (done != face)[mask > 0].mean() > 0.5
+
+
+def test_a_motion_is_followed_quickly_and_nearly_as_well(bench: Any, face: np.ndarray) -> None:
+    """A picture that moves while it is watched: each change starts from the one before."""
+    before, change = resize(face, 128), None
+    for share in np.linspace(0.1, 1, 10):
+        after = resize(bench.moved(face, share * bench.FIELDS["jaw drop"]), 128)
+        motion = 0.0 if change is None else change.motion
+        change = find_change(before, after, grow=0.04, share=1.0, motion=motion)
+    whole = find_change(before, after, grow=0.04, share=1.0)
+    assert change is not None
+    error = np.hypot(*np.moveaxis(change.motion - whole.motion, -1, 0))
+    length = np.hypot(*np.moveaxis(whole.motion, -1, 0))
+    assert error.mean() < 0.5 < length.max() / 4
+    assert np.abs(change.happened - whole.happened).mean() < 0.05
