@@ -23,7 +23,7 @@ from realdrag.recipe import FaceMask, Origin, Recipe, Step
 from realdrag.settings import AlignSettings, DragSettings, InversionSettings, Settings
 from realdrag.stages import need_drag
 from realdrag.store import Store
-from realdrag.values import Alignment, Drag, Photo
+from realdrag.values import Alignment, Drag, Outcome, Photo
 from realdrag.workfolder import WorkFolder
 
 FOUND_FACES = ("fan", "embedded", "cascade")  # detectors by name; other alignments need none
@@ -139,7 +139,8 @@ def steps_of(work: WorkFolder, chain: list[tuple[dict[str, Any], Path]], alignme
         sha256 = record["inputs"]["mask.png"]
         mask = None if sha256 in (None, mask_before) else levels_of(folder / "mask.png")
         mask_before = sha256
-        best = place["step"] == record["best"]
+        # Made again, a drag that was stopped would go on: it is taken at the step where it was stopped.
+        best = place["step"] == record["best"] and record["outcome"] != Outcome.CANCELLED
         steps.append(
             Step(
                 Wanted(points_of(record, alignment), {m["name"]: m["number"] for m in record["moves"]}),
