@@ -64,6 +64,7 @@ from realdrag.cli_options import (
     inversion_flags,
     show,
 )
+from realdrag.cli_serve import serve
 from realdrag.errors import InputError, RealdragError, WorkError
 
 if TYPE_CHECKING:
@@ -85,6 +86,7 @@ app.add_typer(latents)
 app.command()(moves)
 app.command()(compare)
 app.command()(batch)
+app.command()(serve)
 
 
 @app.command()
