@@ -1,0 +1,269 @@
+// The controls beside the photo: listens once, then shows what the editor knows; `update` can be called at any time.
+
+import { fileUrl, forget, sessions } from "./api.js";
+import { busyWords, KEYS, likeness, timeLeft } from "./words.js";
+
+const $ = (id) => document.getElementById(id);
+
+export function panel(editor) {
+  listen(editor);
+  for (const [keys, does] of KEYS) $("keys").append(element("dt", {}, keys), element("dd", {}, does));
+  return () => update(editor);
+}
+
+export function element(name, attributes = {}, ...children) {
+  const made = document.createElement(name);
+  for (const [key, value] of Object.entries(attributes)) {
+    if (key.startsWith("on")) made.addEventListener(key.slice(2), value);
+    else made.setAttribute(key, value);
+  }
+  made.append(...children);
+  return made;
+}
+
+function listen(editor) {
+  const press = (id, does) => $(id).addEventListener("click", does);
+  $("file").addEventListener("change", ({ target }) => {
+    if (target.files[0]) editor.upload(target.files[0]);
+    target.value = "";
+  });
+  press("run", () => editor.run());
+  press("undo", () => editor.undo());
+  press("redo", () => editor.redo());
+  press("clear-points", () => editor.clear());
+  press("mask-all", () => editor.changeMask((mask) => mask.all()));
+  press("mask-none", () => editor.changeMask((mask) => mask.none()));
+  press("mask-invert", () => editor.changeMask((mask) => mask.invert()));
+  press("moves-to-points", () => editor.movesToPoints());
+  press("whole", () => editor.ask({ do: "align", whole: true }));
+  press("report", () => editor.ask({ do: "report" }));
+  press("save", () => editor.ask({ do: "save", kind: $("kind").value }));
+  press("film", () => editor.ask({ do: "film", kind: $("film-kind").value }));
+  press("help-open", () => $("help").showModal());
+  press("split", () => toggleSplit(editor));
+  for (const [type, before] of [["pointerdown", true], ["pointerup", false], ["pointerleave", false], ["blur", false]]) {
+    $("before").addEventListener(type, () => showBefore(editor, before));
+  }
+  $("snap").addEventListener("change", ({ target }) => {
+    editor.snaps = target.checked;
+    editor.changed();
+  });
+  for (const radio of document.getElementsByName("tool")) {
+    radio.addEventListener("change", () => chooseTool(editor, radio.value));
+  }
+  $("brush-size").addEventListener("input", ({ target }) => setBrush(editor, { size: Number(target.value) }));
+  $("brush-soft").addEventListener("input", ({ target }) => setBrush(editor, { soft: Number(target.value) }));
+  for (const type of ["input", "change"]) {
+    const done = type === "change";
+    $("step").addEventListener(type, ({ target }) => editor.at({ step: Number(target.value), strength: 1 }, done));
+    $("strength").addEventListener(type, ({ target }) => {
+      editor.at({ step: editor.state.drag.chosen, strength: Number(target.value) }, done);
+    });
+  }
+}
+
+export function chooseTool(editor, tool) {
+  editor.tool = tool;
+  document.querySelector(`input[name="tool"][value="${tool}"]`).checked = true;
+  if (tool === "paint" || tool === "erase") $("mask-part").open = true;
+  $("canvas").dataset.tool = tool;
+  editor.changed();
+}
+
+export function setBrush(editor, change) {
+  const brush = { ...editor.brush, ...change };
+  editor.brush = { ...brush, size: Math.min(Math.max(Math.round(brush.size), 4), largestBrush(editor)) };
+  editor.changed();
+}
+
+const largestBrush = (editor) => Math.max(64, Math.round(Math.max(...(editor.state?.size ?? [0])) / 3));
+
+export function showBefore(editor, before) {
+  editor.before = before;
+  editor.changed();
+}
+
+export function toggleSplit(editor) {
+  editor.splitAt = editor.splitAt === null ? 0.5 : null;
+  editor.changed();
+}
+
+function update(editor) {
+  const { state, busy, progress } = editor;
+  document.body.classList.toggle("no-photo", !editor.id);
+  document.title = state?.name ? `${state.name} – realdrag` : "realdrag";
+  $("name").textContent = state?.name ?? "";
+  $("run").replaceChildren(busy ? "Stop " : "Run ", element("kbd", {}, "Space"));
+  $("run").disabled = !busy && !editor.canRun();
+  $("undo").disabled = !editor.canUndo();
+  $("redo").disabled = !editor.canRedo();
+  put("status", busy ? [busyWords(busy), editor.note].filter(Boolean).join(". ") : editor.status);
+  put("alert", editor.alert);
+  $("progress").hidden = !busy || !["open", "align", "invert", "waiting", "film"].includes(busy.task);
+  const left = progress ? timeLeft(progress.left) : "";
+  $("progress-words").textContent = busy ? [busyWords(busy), left].filter(Boolean).join(", ") : "";
+  if (progress) $("progress-bar").value = progress.done / Math.max(progress.total, 1);
+  else $("progress-bar").removeAttribute("value");
+  $("masked").hidden = !editor.mask?.on;
+  $("brush-size").max = largestBrush(editor);
+  for (const key of ["size", "soft"]) {
+    $(`brush-${key}`).value = editor.brush[key];
+    $(`brush-${key}-out`).textContent = key === "size" ? `${editor.brush.size} px` : `${Math.round(editor.brush.soft * 100)} %`;
+  }
+  pointList(editor);
+  moveSliders(editor);
+  result(editor);
+  face(editor);
+  $("split").setAttribute("aria-pressed", String(editor.splitAt !== null));
+}
+
+// Writes only what changed, so that a screen reader says it once.
+function put(id, words) {
+  if ($(id).textContent !== words) $(id).textContent = words;
+}
+
+function pointList(editor) {
+  const { points } = editor.draft;
+  $("no-points").hidden = points.length > 0;
+  $("clear-points").hidden = points.length < 2;
+  const list = $("points");
+  while (list.children.length > points.length) list.lastChild.remove();
+  while (list.children.length < points.length) list.append(pointRow(editor, list.children.length));
+  points.forEach((point, i) => {
+    const row = list.children[i];
+    row.classList.toggle("selected", point.id === editor.selected);
+    row.classList.toggle("lost", editor.lost.has(point.id));
+    row.title = editor.lost.has(point.id) ? "This point was lost" : "";
+    for (const input of row.querySelectorAll("input")) {
+      if (input !== document.activeElement) input.value = point[input.dataset.key].toFixed(1);
+    }
+  });
+}
+
+const FIELDS = [["x", "handle, x"], ["y", "handle, y"], ["tx", "target, x"], ["ty", "target, y"]];
+
+// A point by its numbers, for those who do not drag.
+function pointRow(editor, i) {
+  const point = () => editor.draft.points[i];
+  const fields = FIELDS.map(([key, words]) =>
+    element("input", {
+      type: "number", step: "0.5", "data-key": key, "aria-label": `Point ${i + 1}, ${words}`,
+      onfocus: () => {
+        editor.selected = point().id;
+        editor.changed();
+      },
+      onchange: ({ target }) => {
+        if (target.value === "" || !Number.isFinite(Number(target.value))) return;
+        editor.remember();
+        editor.place(point().id, { [key]: Number(target.value) });
+      },
+    }),
+  );
+  const gone = element("button", { type: "button", "aria-label": `Remove point ${i + 1}`, onclick: () => editor.remove(point().id) }, "×");
+  return element("li", {}, element("b", {}, String(i + 1)), ...fields.slice(0, 2), "→", ...fields.slice(2), gone);
+}
+
+function moveSliders(editor) {
+  const { state, draft } = editor;
+  if (!state?.moves) return;
+  const there = Boolean(state.aligned?.landmarks);
+  $("no-moves").hidden = there || !state.aligned;
+  $("moves").hidden = !there;
+  if (!$("moves").children.length) {
+    for (const move of state.moves) {
+      const slider = element("input", {
+        type: "range", id: `move-${move.name}`, min: move.low, max: move.high, step: move.unit === "degrees" ? 0.5 : 0.05, value: 0, "data-move": move.name,
+        onpointerdown: () => editor.remember(),
+        oninput: ({ target }) => editor.setMove(move.name, Number(target.value)),
+      });
+      $("moves").append(element("label", { class: "slider", for: `move-${move.name}`, title: `${move.does}; ${move.unit}` }, `${move.name} `, element("output"), slider));
+    }
+  }
+  for (const slider of document.querySelectorAll("[data-move]")) {
+    const number = draft.moves[slider.dataset.move] ?? 0;
+    slider.value = number;
+    slider.previousElementSibling.textContent = number ? String(number) : "";
+  }
+  $("moves-to-points").hidden = !editor.ghosts.length;
+}
+
+function result(editor) {
+  const { state, files, wanted, busy } = editor;
+  const drag = state?.drag;
+  $("no-drag").hidden = Boolean(drag);
+  const { current, count } = state?.history ?? { count: 0 };
+  put("edits", count ? (current ? `Edit ${current} of ${count}` : `The photo as it was; ${count} to redo`) : "");
+  $("dragged").hidden = !drag;
+  if (!drag) return;
+  // While a slider is held, or its place is not reached yet, it is the user's.
+  const [step, strength] = [wanted?.step ?? drag.chosen, wanted?.strength ?? drag.strength];
+  $("step").max = drag.steps;
+  [$("step").value, $("strength").value] = [step, strength];
+  $("step-out").textContent = `${step} of ${drag.steps}${step === drag.best ? ", the best" : ""}`;
+  $("strength-out").textContent = Number(strength).toFixed(2);
+  for (const id of ["save", "film"]) $(id).disabled = Boolean(busy);
+  link($("saved"), files.edited);
+  if (files.edited) {
+    const { kind, bytes, outside, changed } = files.edited;
+    const base = (state.name ?? "photo").replace(/\.[^.]*$/, "");
+    fileLink($("saved-file"), editor, `edited-${kind}`, `${base}-edited.${{ jpeg: "jpg", tiff: "tif" }[kind] ?? kind}`);
+    fileLink($("saved-recipe"), editor, "recipe", `${base}.toml`);
+    const same = outside === 0 ? "all else is the same to the bit" : `the encoding changes the rest by at most ${outside} of 255`;
+    $("saved-words").textContent = `${(bytes / 1e6).toFixed(1)} MB; ${changed ? same : "nothing changed"}.`;
+  }
+  $("film-file").hidden = !files.film;
+  if (files.film) fileLink($("film-file"), editor, `film-${files.film.kind}`, `drag.${files.film.kind}`);
+}
+
+const link = (part, there) => { part.hidden = !there; };
+
+function fileLink(anchor, editor, what, name) {
+  anchor.href = fileUrl(editor.id, what, editor.files.stamp);
+  anchor.download = name;
+}
+
+function face(editor) {
+  const { state, files } = editor;
+  if (!state) return;
+  const faces = state.faces ?? [];
+  const box = JSON.stringify(state.aligned?.box);
+  const chosen = faces.findIndex((one) => JSON.stringify(one) === box);
+  $("faces").replaceChildren(
+    ...(faces.length < 2 ? [] : faces.map((_, i) => {
+      const attributes = { type: "button", "aria-pressed": String(i === chosen), onclick: () => editor.ask({ do: "align", face: i + 1 }) };
+      return element("button", attributes, `Face ${i + 1}`);
+    })),
+  );
+  $("likeness").hidden = $("report").hidden = !state.inverted;
+  if (state.inverted) {
+    const stamp = JSON.stringify(state.inverted.metrics) + box;
+    if ($("likeness").dataset.stamp !== editor.id + stamp) {
+      $("likeness").dataset.stamp = editor.id + stamp;
+      for (const what of ["aligned", "inverted"]) $(what).src = fileUrl(editor.id, what, Date.now());
+      $("likeness-words").textContent = likeness(state.inverted);
+    }
+  }
+  $("report-file").hidden = !files.report;
+  if (files.report) $("report-file").href = fileUrl(editor.id, "report", files.stamp);
+}
+
+// The photos opened before, on the empty page.
+export async function recent(editor) {
+  const found = await sessions().catch(() => []);
+  $("recent").hidden = !found.length;
+  $("recent").querySelector("ul").replaceChildren(
+    ...found.map(({ id, name }) =>
+      element(
+        "li", {},
+        element("a", { href: `#${id}`, title: name }, element("img", { src: fileUrl(id, "view"), alt: "", loading: "lazy" }), name),
+        element("button", {
+          type: "button", "aria-label": `Forget ${name}`, title: "Forget this photo and its edits",
+          onclick: async () => {
+            await forget(id).catch((error) => { editor.alert = error.message; });
+            recent(editor);
+          },
+        }, "×"),
+      ),
+    ),
+  );
+}
