@@ -1,16 +1,20 @@
 # `make demo` and `make test` need Python ≥ 3.11, make and a package registry; each makes .venv if it is missing.
 PYTHON ?= python3
 PIP := .venv/bin/python -m pip --disable-pip-version-check
-SOURCES := $(shell find pipeline align stylegan inversion drag composite models configs -name '*.py' -o -name '*.toml' \
-	-o -name '*.safetensors' -o -name 'py.typed') pyproject.toml constraints.txt README.md
+SOURCES := $(shell find pipeline align stylegan inversion drag composite models configs web -name '*.py' -o -name '*.toml' \
+	-o -name '*.html' -o -name '*.css' -o -name '*.js' -o -name '*.safetensors' -o -name 'py.typed') pyproject.toml constraints.txt README.md
 
-.PHONY: demo test lint clean
+.PHONY: demo serve test lint clean
 
 demo: .venv/installed
 	.venv/bin/python docs/demo.py demo
 
+serve: .venv/web
+	.venv/bin/realdrag serve
+
+# Two workers: most tests keep one core busy.
 test: .venv/test
-	.venv/bin/python -m pytest $(PYTEST)
+	.venv/bin/python -m pytest -n 2 --dist worksteal $(PYTEST)
 
 lint: .venv/lint
 	.venv/bin/ruff check .
@@ -30,6 +34,10 @@ lint: .venv/lint
 	$(PIP) install --quiet -c constraints.txt dist/*.whl
 	$(PIP) install --quiet --no-deps --force-reinstall dist/*.whl
 	rm -rf build
+	touch $@
+
+.venv/web: .venv/installed
+	$(PIP) install --quiet -c constraints.txt "$$(ls dist/*.whl)[web]"
 	touch $@
 
 .venv/test: .venv/installed
