@@ -11,7 +11,7 @@ const NOW = "#ffdc28";
 function cover(context, view, picture, [x, y, width, height]) {
   const [left, top] = toScreen(view, x - 0.5, y - 0.5);
   context.imageSmoothingEnabled = view.k * (width / picture.width) < 6;
-  context.imageSmoothingQuality = "high";
+  context.imageSmoothingQuality = "medium"; // a sharper kernel rings where a picture ends, or is transparent
   context.drawImage(picture, left, top, width * view.k, height * view.k);
 }
 
