@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Protocol
@@ -16,6 +16,7 @@ from realdrag.errors import WorkError
 from realdrag.progress import Progress, stretch
 
 SAVE_EVERY = 5.0  # seconds: the most work that an interruption may cost
+BETAS, EPSILON = (0.9, 0.999), 1e-8  # Adam's
 FALL = 0.25  # the share of a phase in which the rate falls (Karras et al. 2020, appendix D)
 WINDOW = 15  # steps: a plateau is seen by comparing the last ones with as many before them
 LAST_TWO = (-2 * WINDOW, -WINDOW), (-WINDOW, None)
@@ -60,13 +61,28 @@ class Phase:
 
     def __post_init__(self) -> None:
         self.end = self.steps
-        self.optimizer = torch.optim.Adam(list(self.parameters.values()), lr=self.lr, betas=(0.9, 0.999))
+        self.moments = {name: (torch.zeros_like(p), torch.zeros_like(p)) for name, p in self.parameters.items()}
 
     def rate(self) -> float:
         """That of the step to come: up along a line, and down to zero along half a cosine."""
         up = (self.done + 1) / max(self.warm_up * self.steps, 1)
         left = min(1.0, (self.end - self.done) / (FALL * self.steps))
         return self.lr * min(1.0, up) * (0.5 - 0.5 * math.cos(math.pi * left))
+
+    def descend(self, gradients: Iterable[Tensor]) -> None:
+        """One step of Adam (Kingma and Ba 2015) against `gradients`, one for each of `parameters`.
+
+        To the bit what `torch.optim.Adam` does on a processor, which imports torch's compiler first, for two seconds.
+        """
+        rate, n = self.rate(), self.done + 1
+        with torch.no_grad():
+            for (mean, square), parameter, gradient in zip(
+                self.moments.values(), self.parameters.values(), gradients, strict=True
+            ):
+                mean.lerp_(gradient, 1 - BETAS[0])
+                square.mul_(BETAS[1]).addcmul_(gradient, gradient, value=1 - BETAS[1])
+                root = (square.sqrt() / (1 - BETAS[1] ** n) ** 0.5).add_(EPSILON)
+                parameter.addcdiv_(mean, root, value=-rate / (1 - BETAS[0] ** n))
 
     def counted(self, values: Mapping[str, float]) -> None:
         """A step was taken where the loss had these values."""
@@ -90,10 +106,8 @@ class Phase:
     def state(self) -> dict[str, Tensor]:
         """What a checkpoint needs to go on: that, and Adam's moments."""
         kept = self.outcome()
-        for key, parameter in self.parameters.items():
-            if moments := self.optimizer.state.get(parameter):
-                kept[f"{self.name}/{key}/m"] = moments["exp_avg"].clone()
-                kept[f"{self.name}/{key}/v"] = moments["exp_avg_sq"].clone()
+        for key, (mean, square) in self.moments.items():
+            kept |= {f"{self.name}/{key}/m": mean.clone(), f"{self.name}/{key}/v": square.clone()}
         return kept
 
     def restore(self, kept: Mapping[str, Tensor]) -> None:
@@ -105,12 +119,9 @@ class Phase:
         self.curves = {k.removeprefix(prefix): v.tolist() for k, v in kept.items() if k.startswith(prefix)}
         for key, parameter in self.parameters.items():
             parameter.data.copy_(kept[f"{self.name}/{key}"])
-            if f"{self.name}/{key}/m" in kept:
-                self.optimizer.state[parameter] = {
-                    "step": torch.tensor(float(self.done)),
-                    "exp_avg": kept[f"{self.name}/{key}/m"].to(parameter),
-                    "exp_avg_sq": kept[f"{self.name}/{key}/v"].to(parameter),
-                }
+            for moment, which in zip(self.moments[key], "mv", strict=True):
+                if (found := kept.get(f"{self.name}/{key}/{which}")) is not None:
+                    moment.copy_(found)
 
 
 class Phases:
@@ -151,7 +162,6 @@ class Phases:
         with stretch(self.progress, phase.name, phase.steps) as progress:
             try:
                 while phase.done < phase.end:
-                    phase.optimizer.param_groups[0]["lr"] = phase.rate()
                     terms = loss(phase.done)
                     values = {term: float(value.detach()) for term, value in terms.items()}
                     if not all(map(math.isfinite, values.values())):
@@ -162,10 +172,9 @@ class Phases:
                     if next(iter(values.values())) <= phase.stop:
                         phase.end = phase.done
                         break
-                    for parameter, gradient in zip(free, torch.autograd.grad(total(terms), free), strict=True):
-                        parameter.grad = gradient
+                    gradients = torch.autograd.grad(total(terms), free)
                     whole = False
-                    phase.optimizer.step()
+                    phase.descend(gradients)
                     after()
                     phase.counted(values)
                     whole = True
@@ -182,8 +191,6 @@ class Phases:
                 if whole:
                     self._save(phase)
                 raise
-        for parameter in free:
-            parameter.grad = None
 
     def _tell(self, phase: Phase, each: float) -> None:
         """How long all will take when a step of this phase takes `each` seconds; once, and not if over at once."""

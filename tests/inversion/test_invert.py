@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -218,16 +218,16 @@ def test_ctrl_c_may_come_at_any_moment(
     generator: Generator, crop: np.ndarray, whole: Latent, monkeypatch: pytest.MonkeyPatch, tuning: InversionSettings
 ) -> None:
     """Python raises it between any two instructions: here just after Adam has moved, before it is counted."""
-    memory, steps, adam = Memory(), 0, torch.optim.Adam.step
+    memory, steps, descend = Memory(), 0, Phase.descend
 
-    def step(self: torch.optim.Adam, *arguments: object) -> None:
+    def step(self: Phase, gradients: Iterable[Tensor]) -> None:
         nonlocal steps
-        adam(self, *arguments)  # type: ignore[arg-type]
+        descend(self, gradients)
         steps += 1
         if steps == 6:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(torch.optim.Adam, "step", step)
+    monkeypatch.setattr(Phase, "descend", step)
     with pytest.raises(KeyboardInterrupt):
         run(crop, generator, tuning, checkpoint=memory)
     monkeypatch.undo()
@@ -287,13 +287,13 @@ def descend(phase: Phase, loss: Callable[[int], Tensor]) -> Phases:
 
 def test_the_rate_rises_and_falls_to_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     rates: list[float] = []
-    adam = torch.optim.Adam.step
+    before = Phase.descend
 
-    def step(self: torch.optim.Adam) -> None:
-        rates.append(self.param_groups[0]["lr"])
-        adam(self)
+    def step(self: Phase, gradients: Iterable[Tensor]) -> None:
+        rates.append(self.rate())
+        before(self, gradients)
 
-    monkeypatch.setattr(torch.optim.Adam, "step", step)
+    monkeypatch.setattr(Phase, "descend", step)
     x = torch.ones(3, requires_grad=True)
     descend(Phase("x", {"x": x}, 0.1, 8, 0.25), lambda step: x.square().sum())
     assert rates == pytest.approx([0.05] + [0.1] * 6 + [0.05])
@@ -456,3 +456,18 @@ def test_whoever_watches_is_told_of_every_step_and_changes_nothing(generator: Ge
     assert len(seen) == sum(len(watched.curves[name]["perceptual"]) for name in ("w", "w+"))
     assert {w_plus.shape for w_plus in seen} == {watched.w_plus.shape}
     np.testing.assert_array_equal(seen[-1], watched.w_plus)
+
+
+def test_a_step_is_that_of_torch_to_the_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = torch.Generator().manual_seed(0)
+    ours, theirs = (torch.linspace(-1, 1, 35).reshape(5, 7).requires_grad_() for _ in range(2))
+    adam = torch.optim.Adam([theirs], lr=0.05)
+    phase = Phase("x", {"x": ours}, 0.05, 100, 0.0)
+    monkeypatch.setattr(phase, "rate", lambda: 0.05)
+    for _ in range(20):
+        gradient = torch.randn(5, 7, generator=rng)
+        phase.descend([gradient])
+        phase.done += 1
+        theirs.grad = gradient
+        adam.step()
+    assert torch.equal(ours, theirs)
