@@ -32,7 +32,10 @@ class History:
             current, count = int(found["current"]), int(found["count"])
         except (OSError, ValueError, KeyError, TypeError):
             return
-        if all(self._kept(k) for k in range(1, count + 1) if k != current):
+        # The folder's own may be damaged, and is then made again in its place; of another inversion it is no history.
+        own = work.record("drag").get("inputs", {}).get("inverted.png")
+        stale = current > 0 and own not in (None, work.sha256("inverted.png"))
+        if not stale and all(self._kept(k) for k in range(1, count + 1) if k != current):
             self.current, self.count = current, count
 
     def about(self) -> dict[str, int]:
