@@ -22,11 +22,11 @@ from starlette.requests import ClientDisconnect
 from realdrag.errors import InputError, RealdragError, WorkError, failure_of
 from realdrag.terminal import plain
 from realdrag.web.engine import Engine, Machine
-from realdrag.web.folder import KINDS, put_mask
+from realdrag.web.folder import KINDS, new_session, put_mask
 from realdrag.web.guard import Guard
 from realdrag.web.messages import MESSAGE
 from realdrag.web.preview import Preview
-from realdrag.web.sessions import Page, Session, Sessions, new_session, public
+from realdrag.web.sessions import Page, Session, Sessions, public
 
 STATIC = Path(__file__).parent / "static"
 MOST_BYTES = 100 << 20  # of a photo

@@ -11,8 +11,12 @@ edited.*, recipe.toml, film.*, report.png    what was asked for
 
 from __future__ import annotations
 
+import importlib.util
+import io
 import json
+import secrets
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +30,7 @@ from realdrag.drag.moves import TABLE
 from realdrag.errors import InputError
 from realdrag.history import History
 from realdrag.photo_write import write_bytes
+from realdrag.store import home, owned, write_whole
 from realdrag.values import Photo, Result
 from realdrag.workfolder import WorkFolder, png
 
@@ -34,6 +39,28 @@ MOST_PIXELS = 100_000_000  # of an uploaded photo: an edit of one takes about 2 
 KINDS = {"jpeg": "edited.jpg", "png": "edited.png", "tiff": "edited.tif", "webp": "edited.webp"}
 
 Picture = npt.NDArray[np.uint8]
+
+
+def sessions_folder() -> Path:
+    """Where the sessions lie: data about faces, for their owner alone."""
+    return owned(owned(home()) / "sessions")
+
+
+def new_session(name: str, data: bytes, choice: Mapping[str, Any] | None = None) -> str:
+    """A session for a photo's file, shown as `name`; its id. It is looked at when a page enters.
+
+    choice: the face to take, as `Align` has it.
+    """
+    key = secrets.token_hex(16)
+    path = owned(sessions_folder() / key)
+    write_whole(path / "upload.bin", data)
+    write_json(path / "opened.json", {"name": name} | ({"choice": choice} if choice else {}))
+    return key
+
+
+def kind_of(photo: Photo) -> str:
+    """Of KINDS, the one that a result of the photo is saved as unless another is chosen."""
+    return photo.format.lower() if photo.format.lower() in KINDS else "png"
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -56,13 +83,7 @@ def photo_of(work: WorkFolder) -> Photo:
     if not upload.is_file():
         return work.photo()
     name = str(read_json(work.path / "opened.json").get("name", "the photo"))
-    return _named(photos.decode(upload.read_bytes(), name), name)
-
-
-def _named(photo: Photo, name: str) -> Photo:
-    from dataclasses import replace
-
-    return replace(photo, name=name)
+    return replace(photos.decode(upload.read_bytes(), name), name=name)
 
 
 def uploaded(work: WorkFolder) -> Photo:
@@ -123,8 +144,6 @@ def forget_after(work: WorkFolder) -> None:
 
 def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
     """The file's bytes."""
-    import io
-
     out = io.BytesIO()
     image.save(out, kind, **options)
     return out.getvalue()
@@ -146,8 +165,6 @@ def drawn_mask(work: WorkFolder, size: tuple[int, int]) -> npt.NDArray[np.uint8]
 
 def put_mask(work: WorkFolder, data: bytes) -> None:
     """draft-mask.png from a page's PNG; InputError unless it has the view's size."""
-    import io
-
     wanted = tuple(read_json(work.path / "opened.json").get("view", ()))
     try:
         with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
@@ -159,13 +176,18 @@ def put_mask(work: WorkFolder, data: bytes) -> None:
     write_bytes(png(levels), work.path / "draft-mask.png")
 
 
+def reached(work: WorkFolder) -> tuple[bool, bool]:
+    """Whether it is aligned, and whether that is inverted."""
+    crop = work.sha256("aligned.png")
+    is_aligned = crop is not None and work.record("align").get("files", {}).get("aligned.png") == crop
+    return is_aligned, is_aligned and work.record("invert").get("inputs", {}).get("aligned.png") == crop
+
+
 def described(work: WorkFolder) -> dict[str, Any]:
     """All that a page shows of the session, in photo pixels."""
     opened = read_json(work.path / "opened.json")
     aligned, inverted = work.record("align"), work.record("invert")
-    crop = work.sha256("aligned.png")
-    is_aligned = crop is not None and aligned.get("files", {}).get("aligned.png") == crop
-    is_inverted = is_aligned and inverted.get("inputs", {}).get("aligned.png") == crop
+    is_aligned, is_inverted = reached(work)
     history = History(work) if is_inverted else None
     dragged = work.record("drag") if history is not None and history.current and work.whole_drag() else {}
     after = read_json(work.path / "after.json")
@@ -174,7 +196,8 @@ def described(work: WorkFolder) -> dict[str, Any]:
         "name": opened.get("name"),
         "size": opened.get("size"),
         "view": opened.get("view"),
-        "faces": opened.get("faces", []),
+        "kind": opened.get("kind"),
+        "faces": opened.get("faces"),
         "draft": read_json(work.path / "draft.json"),
         "aligned": {
             "to_photo": np.linalg.inv(np.array(aligned["to_crop"])).tolist(),
@@ -191,5 +214,6 @@ def described(work: WorkFolder) -> dict[str, Any]:
         "masked": (work.path / "mask.png").is_file() and bool(dragged),
         "history": history.about() if history is not None else {"current": 0, "count": 0},
         "after": {"rect": after["rect"], "stamp": after["dragged"][:16]} if fits else None,
+        "films": ["gif", "png", *(["mp4"] if importlib.util.find_spec("av") else [])],
         "moves": [{"name": m.name, "does": m.does, "unit": m.unit, "low": m.low, "high": m.high} for m in TABLE],
     }

@@ -22,7 +22,10 @@ class Message(BaseModel):
 
 
 class Align(Message):
-    """Take this face (from 1), or that in the box, or the whole picture; nothing: the largest face."""
+    """Take this face (from 1), or that in the box, or the whole picture; nothing: the largest face.
+
+    Where there are edits, in a new session whose photo is the edited one.
+    """
 
     do: Literal["align"]
     face: Annotated[int, Field(ge=1, le=1000)] | None = None

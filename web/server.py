@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import secrets
 import socket
@@ -15,7 +16,7 @@ import uvicorn
 from realdrag.errors import InputError
 from realdrag.web.app import App
 from realdrag.web.engine import Machine
-from realdrag.web.sessions import new_session
+from realdrag.web.folder import new_session
 
 PORTS = range(8765, 8785)  # tried in turn where none is named
 MOST_MESSAGE = 1 << 20  # bytes of a WebSocket message: 200 points take 20 kB
@@ -65,9 +66,11 @@ def bound(host: str, port: int | None) -> socket.socket:
     for one in PORTS if port is None else (port,):
         try:
             family, kind, *_, address = socket.getaddrinfo(host, one, type=socket.SOCK_STREAM)[0]
-            listener = socket.socket(family, kind)
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind(address)
+            with contextlib.ExitStack() as failing:
+                listener = failing.enter_context(socket.socket(family, kind))
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                listener.bind(address)
+                failing.pop_all()
         except (OSError, OverflowError) as error:
             fault = error if isinstance(error, OSError) else OSError(str(error))
             continue

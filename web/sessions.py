@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-import secrets
 import shutil
 import sys
 import time
@@ -15,11 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from realdrag.errors import InputError, RealdragError, WorkError, error_json
-from realdrag.store import home, owned, write_whole
+from realdrag.history import History
+from realdrag.store import home
+from realdrag.terminal import plain
 from realdrag.web import messages as asked
 from realdrag.web import tasks
 from realdrag.web.engine import Engine
-from realdrag.web.folder import described, read_json, write_json
+from realdrag.web.folder import described, reached, read_json, sessions_folder, write_json
 from realdrag.web.preview import Looked, Moved, Preview, Sharpened
 from realdrag.workfolder import WorkFolder
 
@@ -28,20 +29,6 @@ MOST_PAGES = 100  # open at once
 GRACE = 15.0  # seconds without a page after which work is stopped: a reload takes one or two
 MOST_EVENTS = 200  # that a page may lag behind before it is let go
 ID = re.compile(r"[0-9a-f]{32}")
-
-
-def sessions_folder() -> Path:
-    """Where the sessions lie: data about faces, for their owner alone."""
-    return owned(owned(home()) / "sessions")
-
-
-def new_session(name: str, data: bytes) -> str:
-    """A session for an uploaded file, shown as `name`; its id. It is looked at when a page enters."""
-    key = secrets.token_hex(16)
-    path = owned(sessions_folder() / key)
-    write_whole(path / "upload.bin", data)
-    write_json(path / "opened.json", {"name": name})
-    return key
 
 
 class Page:
@@ -84,7 +71,7 @@ class Session:
         self.pages = set[Page]()
         self.busy: dict[str, Any] | None = None
         self.then: tasks.Task | None = None  # to be done once what is being done has ended
-        self.masked = False
+        self.task: tasks.Task | None = None  # that is being done
         self.left = time.monotonic()  # when the last page was closed
         self.background = set[asyncio.Task[None]]()
 
@@ -126,7 +113,7 @@ class Session:
 
     def begins(self, task: tasks.Task) -> None:
         self.preview.forget(self.name)
-        self.masked = isinstance(task, tasks.Run) and task.masked
+        self.task = task
         self.busy = {"task": type(task).__name__.lower(), "before": 0}
         self.tell("busy", **self.busy)
 
@@ -134,15 +121,20 @@ class Session:
         if what == "sharpened":
             self.preview.wish(self.name, self.path, Sharpened(values))
         elif what == "moved":
-            self.preview.wish(self.name, self.path, Moved(values, self.masked))
+            masked = isinstance(self.task, tasks.Run) and self.task.masked
+            self.preview.wish(self.name, self.path, Moved(values, masked))
+        elif what == "viewed":
+            self.soon()
         elif what == "progress":
             self.tell("progress", **values)
-        else:
-            self.tell("said", words=hidden(str(values), self.path))
+        elif isinstance(self.task, tasks.Run):
+            self.tell("said", words=hidden(str(values), self.path).removeprefix("--move "))
+        else:  # of networks and weights: for whoever started the server
+            sys.stderr.write(f"{plain(values)}\n")
 
     def ended(self, task: tasks.Task, values: dict[str, Any] | None, error: RealdragError | None) -> None:
         self.preview.forget(self.name)
-        self.busy = None
+        self.busy = self.task = None
         then, self.then = self.then, None
         if error is not None:
             self.fail(error)
@@ -150,8 +142,8 @@ class Session:
             self.tell("stopped")
         elif "file" in values:
             self.tell("ready", **values)
-        elif values.get("faces") == 0:
-            self.tell("faceless")
+        elif "opens" in values:
+            self.tell("opens", id=values["opens"])
         if then is None and values and values.get("invert"):
             then = tasks.Invert()
         if then is not None:
@@ -182,7 +174,8 @@ class Session:
         """Begin it; answers come as events."""
         match message:
             case asked.Align(face=face, box=box, whole=whole):
-                self.instead(tasks.Align(face, box, whole))
+                choice = tasks.Align(face, box, whole)
+                self.instead(tasks.Further(self._by_box(choice)) if History(self.work).current else choice)
             case asked.Invert():
                 self.submit(tasks.Invert())
             case asked.Run(points=points, moves=moves, masked=masked):
@@ -209,6 +202,14 @@ class Session:
                 self.submit(tasks.Report())
             case asked.Draft(points=points, moves=moves, masked=masked):
                 write_json(self.path / "draft.json", {"points": points, "moves": moves, "masked": masked})
+
+    def _by_box(self, choice: tasks.Align) -> tasks.Align:
+        """The same face by its place: an edit may have made another the largest."""
+        faces = read_json(self.path / "opened.json").get("faces") or []
+        if choice.face is None or choice.face > len(faces):
+            return choice
+        x0, y0, x1, y1 = faces[choice.face - 1]
+        return tasks.Align(box=(x0, y0, x1, y1))
 
     async def _arrows(self, moves: dict[str, float], page: Page) -> None:
         from realdrag.placing import move_drags
@@ -254,6 +255,8 @@ class Sessions:
             session.tell("busy", **session.busy)
         elif (session.path / "upload.bin").is_file() and "view" not in read_json(session.path / "opened.json"):
             session.submit(tasks.Open())
+        elif reached(session.work) == (True, False):
+            session.submit(tasks.Invert())  # it was stopped
         (session.path / "opened.json").touch()
         return session, page
 
@@ -285,9 +288,17 @@ class Sessions:
         shutil.rmtree(path, ignore_errors=True)
 
     def kept(self) -> list[dict[str, Any]]:
-        """Those on disk, the one used last first."""
-        found = [(path, read_json(path / "opened.json")) for path in self._by_use()]
-        return [{"id": path.name, "name": about.get("name")} for path, about in found if about.get("view")]
+        """Those on disk, the one used last first. used: seconds since 1970."""
+        return [
+            {
+                "id": path.name,
+                "name": about.get("name"),
+                "used": (path / "opened.json").stat().st_mtime,
+                "edited": (path / "after.json").is_file(),
+            }
+            for path in self._by_use()
+            if (about := read_json(path / "opened.json")).get("view")
+        ]
 
     def _by_use(self) -> list[Path]:
         used = list[tuple[float, Path]]()

@@ -29,6 +29,13 @@ class Align:
 
 
 @dataclass(frozen=True)
+class Further:
+    """The edited photo as one to go on with, `choice` of it."""
+
+    choice: Align
+
+
+@dataclass(frozen=True)
 class Invert:
     """As `realdrag invert`."""
 
@@ -76,7 +83,7 @@ class Report:
     """As `realdrag invert --report`."""
 
 
-Task: TypeAlias = Open | Align | Invert | Run | Place | Back | Save | Film | Report
+Task: TypeAlias = Open | Align | Further | Invert | Run | Place | Back | Save | Film | Report
 
 EVERY = 0.1  # seconds between what is told of progress
 

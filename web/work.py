@@ -27,7 +27,7 @@ from realdrag.stages import (
     stored_latent,
 )
 from realdrag.web import folder as folders
-from realdrag.web.tasks import Align, Back, Film, Invert, Open, Place, Report, Run, Save, Task, Teller
+from realdrag.web.tasks import Align, Back, Film, Further, Invert, Open, Place, Report, Run, Save, Task, Teller
 from realdrag.workfolder import WorkFolder
 
 
@@ -37,9 +37,11 @@ def perform(editor: Editor, path: Path, task: Task, teller: Teller) -> dict[str,
     editor.progress = teller
     match task:
         case Open():
-            return open_photo(editor, work)
+            return open_photo(editor, work, teller)
         case Align(face, box, whole):
             return align(editor, work, Align(face, box, whole))
+        case Further(choice):
+            return further(editor, work, choice)
         case Invert():
             teller.plan = planned(editor)
             with alone(editor, work):
@@ -70,21 +72,22 @@ def perform(editor: Editor, path: Path, task: Task, teller: Teller) -> dict[str,
     return {}
 
 
-def open_photo(editor: Editor, work: WorkFolder) -> dict[str, Any]:
-    """The photo's view and faces, and the alignment of the largest; the page asks where there is none."""
+def open_photo(editor: Editor, work: WorkFolder, teller: Teller) -> dict[str, Any]:
+    """The photo's view, its faces, and the alignment of the one chosen, else of the largest; the page asks where there
+    is none.
+    """
     photo = folders.uploaded(work)
     view = folders.put_view(work, photo)
-    faces = editor.faces(photo)
     about = folders.read_json(work.path / "opened.json")
-    folders.write_json(
-        work.path / "opened.json",
-        about
-        | {"size": list(photo.size), "view": list(view), "format": photo.format}
-        | {"faces": [list(face.box) for face in faces]},
-    )
-    if not faces and editor.aligner not in FACELESS:
-        return {"faces": 0}
-    return align(editor, work, Align())
+    choice = about.pop("choice", {})
+    about |= {"size": list(photo.size), "view": list(view), "kind": folders.kind_of(photo)}
+    folders.write_json(work.path / "opened.json", about)
+    teller.send("viewed", None)
+    faces = editor.faces(photo)
+    folders.write_json(work.path / "opened.json", about | {"faces": [list(face.box) for face in faces]})
+    if not (faces or choice) and editor.aligner not in FACELESS:
+        return {}
+    return align(editor, work, Align(**choice))
 
 
 def align(editor: Editor, work: WorkFolder, task: Align) -> dict[str, Any]:
@@ -93,6 +96,17 @@ def align(editor: Editor, work: WorkFolder, task: Align) -> dict[str, Any]:
     (work.path / "upload.bin").unlink(missing_ok=True)
     folders.forget_after(work)
     return {"invert": True}
+
+
+def further(editor: Editor, work: WorkFolder, choice: Align) -> dict[str, Any]:
+    """A new session's id. Its photo is the result, lossless and as deep as the photo."""
+    with alone(editor, work):
+        output = work.path / folders.KINDS["png"]
+        composite_stage(editor, work, work.photo(), output, "png")
+    about = folders.read_json(work.path / "opened.json")
+    name = Path(str(about.get("name", "photo"))).stem.removesuffix("-edited") + "-edited.png"
+    wanted = {"face": choice.face, "box": choice.box, "whole": choice.whole}
+    return {"opens": folders.new_session(name, output.read_bytes(), wanted)}
 
 
 def planned(editor: Editor) -> dict[str, int]:

@@ -270,7 +270,7 @@ def test_points_are_moved_snapped_and_removed_and_faces_chosen(
     assert len(user.draft()["points"]) == 3
     assert user.draft()["moves"] == {}
     user.shot("moves")
-    page.get_by_text("Face box", exact=True).click()
+    page.get_by_text("Face", exact=True).click()
     user.drag((170, 40), (290, 180))
     expect(page.locator("#progress")).to_be_visible(timeout=SLOW)
     page.wait_for_selector("#progress", state="hidden", timeout=SLOW)
@@ -418,11 +418,113 @@ def test_a_run_that_fails_leaves_the_points_and_says_why(
     user.ended()
     user.page.click("#undo")
     expect(user.page.locator("#edits")).to_have_text("The photo as it was; 1 to redo", timeout=SLOW)
-    user.drag((30, 400), (60, 420))  # beyond the crop that the model sees
     drawn = user.draft()["points"]
-    assert len(drawn) == 2
+    assert len(drawn) == 1
+    user.drag((30, 400), (60, 420))
+    expect(user.page.locator("#alert")).to_contain_text("within the dashed frame")
+    assert user.draft()["points"] == drawn
+    user.page.keyboard.press("p")
+    user.drag((225, 60), (235, 60))
     user.page.keyboard.press("Space")
-    expect(user.page.locator("#alert")).to_contain_text("lies outside the crop", timeout=SLOW)
+    expect(user.page.locator("#alert")).to_contain_text("the mask lets nothing move", timeout=SLOW)
     expect(user.page.locator("#alert")).to_contain_text("Move or remove that point")
     assert user.draft()["points"] == drawn
-    user.shot("outside")
+    user.shot("refused")
+
+
+def test_what_cannot_be_opened_is_said_on_the_empty_page(
+    browse: Callable[..., Browser], server: Server, tmp_path: Path
+) -> None:
+    user = browse()
+    page = user.page
+    words = page.locator("#drop-alert")
+    page.goto(server.base)
+    (tmp_path / "words.jpg").write_text("no picture")
+    page.set_input_files("#file", tmp_path / "words.jpg")
+    expect(words).to_contain_text("words.jpg", timeout=SLOW)
+    user.shot("no picture")
+    (tmp_path / "empty.png").write_bytes(b"")
+    page.set_input_files("#file", tmp_path / "empty.png")
+    expect(words).to_contain_text("empty")
+    page.goto(f"{server.base}/#{'0' * 32}")
+    page.reload()
+    expect(words).to_contain_text("no such session", timeout=SLOW)
+    user.faults.clear()  # the browser counts a refused upload as an error
+
+
+def test_without_a_face_the_page_offers_what_can_be_done(
+    browse: Callable[..., Browser], server: Server, tmp_path: Path
+) -> None:
+    Image.fromarray(np.full((200, 300, 3), 120, np.uint8)).save(tmp_path / "plain.png")
+    user = browse()
+    page = user.page
+    page.goto(server.base)
+    page.set_input_files("#file", tmp_path / "plain.png")
+    expect(page.locator("#faceless")).to_be_visible(timeout=SLOW)
+    user.shot("faceless")
+    page.click("#whole-too")
+    page.wait_for_selector("#likeness:not([hidden])", state="attached", timeout=SLOW)
+    expect(page.locator("#faceless")).to_be_hidden()
+
+
+def test_a_stopped_move_goes_on_and_another_tab_keeps_its_points(
+    browse: Callable[..., Browser], server: Server, photo: Path
+) -> None:
+    first, second = browse(), browse()
+    first.open(server, photo)
+    second.page.goto(first.page.url)
+    second.page.wait_for_selector("#likeness:not([hidden])", state="attached", timeout=SLOW)
+    second.drag((225, 150), (225, 156))
+    first.page.get_by_text("Moves by name").click()
+    slider = first.page.locator('[data-move="turn"]')
+    slider.focus()
+    for _ in range(6):
+        first.page.keyboard.press("ArrowRight")
+    turned = first.draft()["moves"]["turn"]
+    first.page.keyboard.press("Control+z")
+    assert first.draft()["moves"]["turn"] < turned
+    first.page.keyboard.press("Control+y")
+    assert first.draft()["moves"]["turn"] == turned > 0
+    first.page.keyboard.press("Space")  # a slider has the focus: it runs all the same
+    words = first.ended()
+    if "Run again" in words:  # its points are there to go on with
+        expect(first.page.locator("#run")).to_be_enabled()
+    expect(second.page.locator("#edits")).to_have_text("Edit 1 of 1", timeout=SLOW)
+    assert len(second.draft()["points"]) == 1
+    first.page.keyboard.press("Control+z")
+    expect(first.page.locator("#edits")).to_have_text("The photo as it was; 1 to redo", timeout=SLOW)
+    assert first.draft()["moves"]["turn"] > 0
+    first.page.keyboard.press("Control+z")  # there is nothing more to undo
+    assert first.page.inner_text("#alert") == ""
+
+
+def test_two_faces_one_after_another(
+    browse: Callable[..., Browser], server: Server, astronaut: Any, tmp_path: Path
+) -> None:
+    both = np.concatenate([astronaut[:300, 60:360], astronaut[:300, 60:360][:, ::-1]], 1)
+    Image.fromarray(both).save(tmp_path / "two.png")
+    user = browse()
+    page = user.page
+    user.open(server, tmp_path / "two.png")
+    user.shot("both")
+    expect(page.locator("#status")).to_contain_text("2 faces")
+    page.get_by_text("Face and likeness", exact=True).click()
+    chosen = page.locator("#faces [aria-pressed=true]").inner_text()
+    x = (
+        143
+        if user.page.evaluate("async () => (await import('/static/js/main.js')).editor.state.aligned.box[0] < 300")
+        else 412
+    )
+    user.drag((x, 140), (x - 4, 137))
+    page.keyboard.press("Space")
+    user.ended()
+    first = page.url
+    page.get_by_role("button", name="Face 2" if chosen == "Face 1" else "Face 1", exact=True).click()
+    page.wait_for_url(lambda url: url != first, timeout=SLOW)
+    page.wait_for_selector("#likeness:not([hidden])", state="attached", timeout=SLOW)
+    page.wait_for_selector("#progress", state="hidden", timeout=SLOW)
+    expect(page.locator("#name")).to_have_text("two-edited.png")
+    user.shot("the other")
+    page.go_back()
+    expect(page.locator("#name")).to_have_text("two.png", timeout=SLOW)
+    expect(page.locator("#edits")).to_have_text("Edit 1 of 1", timeout=SLOW)

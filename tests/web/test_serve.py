@@ -21,7 +21,7 @@ import numpy as np
 import psutil
 import pytest
 from PIL import Image
-from served import CODE, Page, Server, environment
+from served import CODE, QUICK, Page, Server, environment
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
@@ -176,12 +176,75 @@ def test_a_box_and_the_whole_picture_are_taken_instead_of_the_face(server: Serve
         assert "there is no face 4" in page.fails()["message"]
 
 
+def test_another_face_of_an_edited_photo_is_edited_on_top(server: Server, astronaut: Any, tmp_path: Path) -> None:
+    """In a session of its own, whose photo is the first one's result; all that neither edit touched is the photo's."""
+    both = np.concatenate([astronaut[:300, 60:360], astronaut[:300, 60:360][:, ::-1]], 1)
+    Image.fromarray(both).save(tmp_path / "two.png")
+    key = server.upload(tmp_path / "two.png")
+    with server.live(key) as page:
+        state = page.ready()
+        assert len(state["faces"]) == 2
+        left = state["aligned"]["landmarks"][30][0] < 300
+        (x, y), _ = np.array(state["aligned"]["landmarks"])[[54, 48]]
+        finished(page, [[x, y, x + 4, y - 3]])
+        page.ask(do="align", face=2)
+        other = page.until(lambda event: event["event"] == "opens")["id"]
+        assert page.idle()["drag"] is not None, "the first edit is still there"
+    with server.live(other) as page:
+        state = page.ready()
+        assert (state["name"], state["drag"]) == ("two-edited.png", None)
+        assert (state["aligned"]["landmarks"][30][0] < 300) is not left
+        (x, y), _ = np.array(state["aligned"]["landmarks"])[[54, 48]]
+        finished(page, [[x, y, x + 4, y - 3]])
+        page.ask(do="save", kind="png")
+        page.until(lambda event: event["event"] == "ready")
+    saved = np.asarray(Image.open(io.BytesIO(server.ask("GET", f"/api/sessions/{other}/edited-png").content)))
+    changed = (saved != both).any(2)
+    assert changed[:, :300].any()
+    assert changed[:, 300:].any()
+    assert not changed[250:].any()
+
+
+def test_a_face_chosen_anew_before_any_edit_forgets_nothing_and_mixes_nothing(server: Server, photo: Path) -> None:
+    key = server.upload(photo)
+    with server.live(key) as page:
+        page.ready()
+        finished(page)
+        page.ask(do="undo")
+        page.idle()
+        page.ask(do="align", whole=True)
+        state = page.idle(lambda state: state["inverted"] and state["aligned"]["detector"] == "whole")
+        assert state["history"] == {"current": 0, "count": 0}, "edits of another crop are not these"
+        assert finished(page)["history"] == {"current": 1, "count": 1}
+
+
+def test_a_stopped_inversion_goes_on_and_ctrl_c_ends_all(
+    new_server: Callable[..., Server], photo: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "slow.toml").write_text(QUICK.replace("steps_w_plus = 3", "steps_w_plus = 90"))
+    server = new_server(str(photo), "--config", str(tmp_path / "slow.toml"))
+    key = server.address.partition("#")[2]  # a photo that was named is opened
+    with server.live(key) as page:
+        page.until(lambda event: event["event"] == "progress")
+        page.ask(do="stop")
+        page.until(lambda event: event["event"] == "stopped")
+        assert page.idle()["inverted"] is None
+        page.ask(do="invert")
+        assert page.ready()["name"] == "astronaut.png"
+        children = psutil.Process(server.process.pid).children(recursive=True)
+        server.stop()  # Ctrl-C, with a page open
+    _, alive = psutil.wait_procs(children, 10)
+    assert not alive
+    assert "Traceback" not in server.said()
+    assert "leaked" not in server.said()
+
+
 def test_without_a_face_the_page_is_asked(server: Server, tmp_path: Path) -> None:
     Image.fromarray(np.full((200, 300, 3), 120, np.uint8)).save(tmp_path / "plain.png")
     key = server.upload(tmp_path / "plain.png")
     with server.live(key) as page:
-        page.until(lambda event: event["event"] == "faceless")
-        assert page.idle()["aligned"] is None
+        state = page.idle(lambda state: state["faces"] is not None)
+        assert (state["faces"], state["aligned"]) == ([], None)
         page.ask(do="align", whole=True)
         assert page.ready()["aligned"]["detector"] == "whole"
 
@@ -473,27 +536,15 @@ def test_drags_that_cannot_be_are_told(server: Server, photo: Path, points: Any)
     assert "--" not in error["hint"]
 
 
-def test_ctrl_c_ends_it_and_its_engine(new_server: Callable[..., Server], photo: Path) -> None:
-    server = new_server()
-    key = server.upload(photo)
-    with server.live(key) as page:
-        page.ready()
-        children = psutil.Process(server.process.pid).children(recursive=True)
-        server.stop()
-    _, alive = psutil.wait_procs(children, 10)
-    assert not alive
-    assert "Traceback" not in server.said()
-    assert "leaked" not in server.said()
+def test_without_its_packages_it_says_how_to_install_them(cli: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    monkeypatch.delitem(sys.modules, "realdrag.web.server", raising=False)
+    ran = cli("serve", "--no-open")
+    assert (ran.code, ran.err.count("\n")) == (2, 1)
+    assert "realdrag[web]" in ran.err
 
 
-def test_a_photo_on_the_command_line_is_opened(new_server: Callable[..., Server], photo: Path) -> None:
-    server = new_server(str(photo))
-    key = server.address.partition("#")[2]
-    with server.live(key) as page:
-        assert page.ready()["name"] == "astronaut.png"
-
-
-def test_wrong_flags_are_one_line(process: Any, photo: Path, tmp_path: Path, quick: Path) -> None:
+def test_wrong_flags_are_one_line(cli: Any, quick: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -503,15 +554,7 @@ def test_wrong_flags_are_one_line(process: Any, photo: Path, tmp_path: Path, qui
             (["--host", "no.such.host.invalid"], "cannot be listened on"),
             (["--model", "nonesuch"], "nonesuch"),
         ):
-            ran = process("serve", "--no-open", *flags)
+            ran = cli("serve", "--no-open", *flags)
             assert ran.code == 2, (flags, ran)
             assert words in ran.err
             assert ran.err.count("\n") == 1, ran.err
-
-
-def test_without_its_packages_it_says_how_to_install_them(cli: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "uvicorn", None)
-    monkeypatch.delitem(sys.modules, "realdrag.web.server", raising=False)
-    ran = cli("serve", "--no-open")
-    assert (ran.code, ran.err.count("\n")) == (2, 1)
-    assert "realdrag[web]" in ran.err

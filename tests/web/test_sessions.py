@@ -17,9 +17,10 @@ from realdrag.settings import Settings
 from realdrag.web import sessions as kept
 from realdrag.web import tasks
 from realdrag.web.engine import MOST_WAITING, Engine, Machine
+from realdrag.web.folder import new_session
 from realdrag.web.messages import Draft, Run
 from realdrag.web.preview import Preview
-from realdrag.web.sessions import KEPT, MOST_EVENTS, MOST_PAGES, Page, Session, Sessions, new_session, public
+from realdrag.web.sessions import KEPT, MOST_EVENTS, MOST_PAGES, Page, Session, Sessions, public
 from realdrag.web.tasks import Teller
 
 

@@ -136,13 +136,13 @@ export function draw(context, editor) {
   if (editor.splitAt !== null && !editor.before) split(context, editor, across, down);
   if (editor.before) return;
   const painting = tool === "paint" || tool === "erase";
-  if (editor.mask?.on && painting && !editor.busy) maskOver(context, editor);
+  if (editor.mask?.on && painting && editor.showsMask && !editor.busy) maskOver(context, editor);
   if (state.aligned) {
     cropPath(context, view, state.aligned);
     outlined(context, "rgb(255 255 255 / 0.7)", 1, [5, 5]);
   }
-  if (tool === "box" || (state.faces.length > 1 && !state.drag && !draft.points.length)) {
-    state.faces.forEach(([x0, y0, x1, y1], i) => {
+  if (tool === "box" || ((state.faces ?? []).length > 1 && !state.drag && !draft.points.length)) {
+    (state.faces ?? []).forEach(([x0, y0, x1, y1], i) => {
       const [left, top] = toScreen(view, x0 - 0.5, y0 - 0.5);
       context.beginPath();
       context.rect(left, top, (x1 - x0 + 1) * view.k, (y1 - y0 + 1) * view.k);

@@ -1,13 +1,13 @@
 // The one holder of state: what the server said, what is drawn, and how it is looked at. Others read it, call its
 // verbs, and draw again when it says that something changed.
 
-import { fileUrl, Live, putMask, upload } from "./api.js";
+import { fileUrl, forget, Live, putMask, upload } from "./api.js";
 import { Mask, trimmed } from "./mask.js";
 import {
   afterDrag, arrows, EMPTY, fromArrows, hasMoves, snapped, Undos, withMove, without, withPlaces, withPoint,
 } from "./state.js";
 import { fitted, fittedTo } from "./view.js";
-import { ending, found, HINTS } from "./words.js";
+import { capital, ending, found, HINTS } from "./words.js";
 
 const STOP_SHARE = 1 / 256; // of the crop's side: a handle this near has arrived
 const DRAFT_MS = 400; // after the last change the draft is kept on the server
@@ -21,10 +21,13 @@ async function bitmap(url) {
 }
 
 export class Editor {
-  constructor(changed) {
+  // changed(): something is to be drawn anew. left(): no photo is open any more.
+  constructor(changed, left) {
     this.changed = changed;
+    this.left = left;
     this.tool = "point";
     this.snaps = false;
+    this.showsMask = false;
     this.brush = { size: 40, soft: 0.5 };
     this.canvasSize = [1, 1];
     this.view = { k: 1, x: 0, y: 0 };
@@ -39,7 +42,7 @@ export class Editor {
     Object.assign(this, {
       id: null, live: null, state: null, busy: null, progress: null, draft: EMPTY, ghosts: [], mask: null,
       selected: null, lost: new Set(), pictures: {}, frame: null, undos: new Undos(), box: null, cursor: null,
-      status: "", alert: "", note: "", files: {}, maskSent: 0, masksDone: Promise.resolve(), wanted: null,
+      status: "", alert: "", note: "", files: {}, maskSent: 0, masksDone: Promise.resolve(), wanted: null, offline: false, asked: false,
       drafts: new Map(), // number of an edit → what was drawn before it, and what was left after it
     });
   }
@@ -72,14 +75,17 @@ export class Editor {
   }
 
   linked(how) {
-    if (typeof how === "string") {
-      this.reset();
-      history.replaceState(null, "", location.pathname);
-      this.alert = how;
-    } else {
-      this.alert = how ? "" : "The server does not answer. Trying again…";
-    }
+    if (typeof how === "string") this.leave(how);
+    else this.offline = !how;
     this.changed();
+  }
+
+  // Back to the empty page, which says why.
+  leave(words) {
+    this.reset();
+    history.replaceState(null, "", location.pathname);
+    this.alert = words;
+    this.left();
   }
 
   // What the server says.
@@ -93,13 +99,17 @@ export class Editor {
         this.status = this.alert = this.note = "";
       },
       progress: () => { this.progress = event; },
-      said: () => { this.note = event.words; },
+      said: () => { this.note = capital(event.words); },
       failed: () => {
         this.wanted = null;
-        this.alert = [event.error.message, HINTS[event.error.code] ?? event.error.hint].filter(Boolean).join(". ");
+        this.asked = false;
+        const hint = HINTS[event.error.code] ?? event.error.hint;
+        const words = [event.error.message, hint].filter(Boolean).map(capital).join(". ");
+        if (this.state?.view) this.alert = words;
+        else this.unopened(words);
       },
       stopped: () => { this.status = "Stopped."; },
-      faceless: () => { this.alert = `No face was found. ${HINTS["no-face"]}`; },
+      opens: () => this.open(event.id),
       arrows: () => { this.ghosts = event.pairs; },
       ready: () => { this.files = { ...this.files, [event.file]: event, stamp: Date.now() }; },
       gone: () => this.linked("This photo was removed."),
@@ -108,10 +118,17 @@ export class Editor {
     this.changed();
   }
 
+  // What was uploaded is no photo.
+  unopened(words) {
+    forget(this.id).catch(() => {});
+    this.leave(words);
+  }
+
   async stated(state, busy) {
     const [last, first] = [this.state, !this.state?.view];
     // A run that failed left the drag before it.
-    const finished = this.busy?.task === "run" && !busy && state.drag && !same(last?.drag, state.drag);
+    const finished = this.asked && !busy && state.drag && !same(last?.drag, state.drag);
+    if (!busy) this.asked = false;
     [this.state, this.busy, this.progress] = [state, busy, busy ? this.progress : null];
     if (first && state.view) await this.firstState(state);
     if (!busy && !finished) this.note = "";
@@ -119,9 +136,12 @@ export class Editor {
     if (!busy && this.wanted?.strength === state.drag?.strength) this.wanted = null;
     const [now, then] = [state.history.current, last?.history.current ?? 0];
     if (finished) this.dragged(state.drag, now);
-    else if (now < then) this.draft = this.drafts.get(then)?.before ?? this.draft;
-    else if (now > then && last) this.draft = this.drafts.get(now)?.after ?? this.draft;
-    if (!last?.aligned && state.aligned) this.look(state.aligned);
+    else if (now < then) this.redraw(this.drafts.get(then)?.before);
+    else if (now > then && last) this.redraw(this.drafts.get(now)?.after);
+    if (state.aligned && !same(last?.aligned, state.aligned)) {
+      if (last?.aligned) this.redraw(EMPTY); // on another face
+      if (last?.aligned || (state.faces ?? []).length < 2) this.look(state.aligned);
+    }
     const { id } = this;
     const stamp = state.after?.stamp ?? null;
     if ((this.pictures.after?.stamp ?? null) !== stamp) {
@@ -147,22 +167,29 @@ export class Editor {
   }
 
   drawn(frame) {
-    if (frame.kind === "looked" && this.busy) return;
+    // Pictures are decoded while events pass them by.
+    if ((frame.kind === "looked") === Boolean(this.busy)) return;
     this.frame = frame;
     this.changed();
   }
 
   dragged(drag, number) {
     const stop = this.state.aligned ? this.cropSide() * STOP_SHARE : 0;
-    const before = arrows(this.draft).length ? this.draft.points.filter((p) => p.x !== p.tx || p.y !== p.ty) : [];
-    this.lost = new Set(before.filter((_, i) => drag.handles[i]?.confidence <= 0.1).map((p) => p.id));
     const after = afterDrag(this.draft, drag, stop);
-    this.drafts.set(number, { before: this.draft, after });
-    this.draft = after;
+    this.lost = new Set(after.lost);
+    this.drafts.set(number, { before: this.draft, after: after.draft });
+    this.draft = after.draft;
     this.ghosts = [];
     this.undos.clear();
     this.status = [ending(drag), this.note].filter(Boolean).join(" ");
     this.keepDraft();
+  }
+
+  redraw(draft) {
+    if (!draft) return;
+    this.draft = draft;
+    this.keepDraft();
+    this.askArrows();
   }
 
   cropSide() {
@@ -176,17 +203,26 @@ export class Editor {
     if (this.busy) return this.stop();
     if (!this.canRun()) return;
     this.status = this.alert = "";
+    this.showsMask = false; // the result is to be seen
+    if (this.mustLearn()) return this.ask({ do: "invert" });
     try {
       await this.sendMask();
     } catch (error) {
       this.alert = error.message;
       return this.changed();
     }
-    this.live.ask({ do: "drag", points: arrows(this.draft), moves: this.draft.moves, masked: this.mask.on });
+    this.asked = this.live.ask({ do: "drag", points: arrows(this.draft), moves: this.draft.moves, masked: this.mask.on });
+    this.changed();
   }
 
   canRun() {
-    return Boolean(this.state?.inverted && (arrows(this.draft).length || hasMoves(this.draft)));
+    if (this.offline) return false;
+    return this.mustLearn() || Boolean(this.state?.inverted && (arrows(this.draft).length || hasMoves(this.draft)));
+  }
+
+  // The inversion was stopped.
+  mustLearn() {
+    return Boolean(this.state?.aligned && !this.state.inverted);
   }
 
   stop() {
@@ -207,6 +243,7 @@ export class Editor {
 
   ask(message) {
     this.status = this.alert = "";
+    if (message.do === "film") this.files = { ...this.files, film: null };
     this.live?.ask(message);
     this.changed();
   }
@@ -251,10 +288,11 @@ export class Editor {
 
   addPoint(x, y) {
     this.remember();
-    const [draft, id] = withPoint(this.draft, ...(this.snaps ? snapped(x, y, this.state.aligned?.landmarks) : [x, y]));
+    const place = this.snaps ? snapped(x, y, this.state.aligned?.landmarks) : [x, y];
+    const [draft, id] = withPoint(this.draft, ...place);
     this.selected = id;
     this.put(draft);
-    return id;
+    return { id, offset: [place[0] - x, place[1] - y] };
   }
 
   place(id, places) {
@@ -287,6 +325,7 @@ export class Editor {
   changeMask(change) {
     this.remember(true);
     change(this.mask);
+    this.showsMask = true;
     this.keepDraft();
     this.changed();
   }
@@ -294,12 +333,12 @@ export class Editor {
   // Points and paint first, then edits.
 
   undo() {
-    if (this.busy) return;
+    if (!this.canUndo()) return;
     if (!this.restore(this.undos.undo(this.now(this.undos.past)))) this.ask({ do: "undo" });
   }
 
   redo() {
-    if (this.busy) return;
+    if (!this.canRedo()) return;
     if (!this.restore(this.undos.redo(this.now(this.undos.future)))) this.ask({ do: "redo" });
   }
 

@@ -6,14 +6,14 @@ import { zoomed } from "./view.js";
 const TOOLS = { v: "point", p: "paint", e: "erase", h: "pan", f: "box" };
 const NUDGES = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 
-const writing = (target) => target.closest("input:not([type=radio]):not([type=checkbox]), select, textarea, dialog");
+const writing = (target) => target.closest("input[type=number], select, dialog");
 
 export function listen(editor) {
   addEventListener("keydown", (event) => {
     if (!editor.state || document.querySelector("dialog[open]")) return;
     const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
     if (event.ctrlKey || event.metaKey) {
-      if (writing(event.target)?.type === "number") return;
+      if (writing(event.target)) return;
       if (key === "z") (event.shiftKey ? editor.redo() : editor.undo());
       else if (key === "y") editor.redo();
       else return;
@@ -36,7 +36,7 @@ export function listen(editor) {
 
 // Whether the key means something here.
 function pressed(editor, key, event) {
-  const onButton = event.target.closest("button, a, summary, label, [type=radio], [type=checkbox]");
+  const onButton = event.target.closest("button, a, summary, [type=checkbox]");
   if (key === " ") {
     if (onButton) return false;
     editor.run();
@@ -45,7 +45,7 @@ function pressed(editor, key, event) {
     editor.remove(editor.selected);
   } else if (key in NUDGES) {
     const point = editor.draft.points.find((p) => p.id === editor.selected);
-    if (!point || event.target.type === "radio") return false;
+    if (!point || ["radio", "range"].includes(event.target.type)) return false;
     const [dx, dy] = NUDGES[key];
     editor.remember();
     editor.place(point.id, event.shiftKey ? { x: point.x + dx, y: point.y + dy } : { tx: point.tx + dx, ty: point.ty + dy });

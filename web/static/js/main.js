@@ -18,7 +18,7 @@ export const editor = new Editor(() => {
     draw(context, editor);
     update();
   });
-});
+}, () => recent(editor));
 const update = panel(editor);
 pointer.listen(canvas, editor);
 keys.listen(editor);

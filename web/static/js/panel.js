@@ -5,6 +5,8 @@ import { busyWords, KEYS, likeness, timeLeft } from "./words.js";
 
 const $ = (id) => document.getElementById(id);
 
+const PAINTS = ["paint", "erase"];
+
 export function panel(editor) {
   listen(editor);
   for (const [keys, does] of KEYS) $("keys").append(element("dt", {}, keys), element("dd", {}, does));
@@ -28,14 +30,20 @@ function listen(editor) {
     target.value = "";
   });
   press("run", () => editor.run());
+  press("box", () => chooseTool(editor, "box"));
   press("undo", () => editor.undo());
   press("redo", () => editor.redo());
   press("clear-points", () => editor.clear());
   press("mask-all", () => editor.changeMask((mask) => mask.all()));
-  press("mask-none", () => editor.changeMask((mask) => mask.none()));
-  press("mask-invert", () => editor.changeMask((mask) => mask.invert()));
+  // What is not shown is not understood: these two show the paint.
+  for (const what of ["none", "invert"]) {
+    press(`mask-${what}`, () => {
+      editor.changeMask((mask) => mask[what]());
+      if (!PAINTS.includes(editor.tool)) chooseTool(editor, "paint");
+    });
+  }
   press("moves-to-points", () => editor.movesToPoints());
-  press("whole", () => editor.ask({ do: "align", whole: true }));
+  for (const id of ["whole", "whole-too"]) press(id, () => editor.ask({ do: "align", whole: true }));
   press("report", () => editor.ask({ do: "report" }));
   press("save", () => editor.ask({ do: "save", kind: $("kind").value }));
   press("film", () => editor.ask({ do: "film", kind: $("film-kind").value }));
@@ -43,6 +51,11 @@ function listen(editor) {
   press("split", () => toggleSplit(editor));
   for (const [type, before] of [["pointerdown", true], ["pointerup", false], ["pointerleave", false], ["blur", false]]) {
     $("before").addEventListener(type, () => showBefore(editor, before));
+  }
+  for (const type of ["keydown", "keyup"]) {
+    $("before").addEventListener(type, ({ key }) => {
+      if (key === " " || key === "Enter") showBefore(editor, type === "keydown");
+    });
   }
   $("snap").addEventListener("change", ({ target }) => {
     editor.snaps = target.checked;
@@ -55,7 +68,7 @@ function listen(editor) {
   $("brush-soft").addEventListener("input", ({ target }) => setBrush(editor, { soft: Number(target.value) }));
   for (const type of ["input", "change"]) {
     const done = type === "change";
-    $("step").addEventListener(type, ({ target }) => editor.at({ step: Number(target.value), strength: 1 }, done));
+    $("step").addEventListener(type, ({ target }) => editor.at({ step: Number(target.value), strength: editor.state.drag.strength }, done));
     $("strength").addEventListener(type, ({ target }) => {
       editor.at({ step: editor.state.drag.chosen, strength: Number(target.value) }, done);
     });
@@ -64,8 +77,9 @@ function listen(editor) {
 
 export function chooseTool(editor, tool) {
   editor.tool = tool;
+  editor.showsMask = true;
   document.querySelector(`input[name="tool"][value="${tool}"]`).checked = true;
-  if (tool === "paint" || tool === "erase") $("mask-part").open = true;
+  if (PAINTS.includes(tool)) $("mask-part").open = true;
   $("canvas").dataset.tool = tool;
   editor.changed();
 }
@@ -93,12 +107,15 @@ function update(editor) {
   document.body.classList.toggle("no-photo", !editor.id);
   document.title = state?.name ? `${state.name} – realdrag` : "realdrag";
   $("name").textContent = state?.name ?? "";
-  $("run").replaceChildren(busy ? "Stop " : "Run ", element("kbd", {}, "Space"));
+  put("run-words", busy ? "Stop" : editor.mustLearn() ? "Learn the face" : "Run");
   $("run").disabled = !busy && !editor.canRun();
   $("undo").disabled = !editor.canUndo();
   $("redo").disabled = !editor.canRedo();
   put("status", busy ? [busyWords(busy), editor.note].filter(Boolean).join(". ") : editor.status);
-  put("alert", editor.alert);
+  const alert = editor.offline ? "The server does not answer. Trying again…" : editor.alert;
+  put("alert", editor.id ? alert : "");
+  put("drop-alert", editor.id ? "" : alert || editor.status);
+  $("faceless").hidden = !state?.faces || Boolean(state.aligned || busy);
   $("progress").hidden = !busy || !["open", "align", "invert", "waiting", "film"].includes(busy.task);
   const left = progress ? timeLeft(progress.left) : "";
   $("progress-words").textContent = busy ? [busyWords(busy), left].filter(Boolean).join(", ") : "";
@@ -135,7 +152,7 @@ function pointList(editor) {
     row.classList.toggle("lost", editor.lost.has(point.id));
     row.title = editor.lost.has(point.id) ? "This point was lost" : "";
     for (const input of row.querySelectorAll("input")) {
-      if (input !== document.activeElement) input.value = point[input.dataset.key].toFixed(1);
+      if (input !== document.activeElement) input.value = point[input.dataset.key].toFixed(editor.state.size[0] < 1000 ? 1 : 0);
     }
   });
 }
@@ -173,10 +190,15 @@ function moveSliders(editor) {
     for (const move of state.moves) {
       const slider = element("input", {
         type: "range", id: `move-${move.name}`, min: move.low, max: move.high, step: move.unit === "degrees" ? 0.5 : 0.05, value: 0, "data-move": move.name,
-        onpointerdown: () => editor.remember(),
-        oninput: ({ target }) => editor.setMove(move.name, Number(target.value)),
+        list: "zero",
+        oninput: ({ target }) => {
+          if (!target.dataset.held) editor.remember(); // once, however far it is moved
+          target.dataset.held = "held";
+          editor.setMove(move.name, Number(target.value));
+        },
+        onchange: ({ target }) => delete target.dataset.held,
       });
-      $("moves").append(element("label", { class: "slider", for: `move-${move.name}`, title: `${move.does}; ${move.unit}` }, `${move.name} `, element("output"), slider));
+      $("moves").append(element("label", { class: "slider", for: `move-${move.name}`, title: `${move.does}; ${move.unit}` }, `${move.name} `, element("output"), slider, element("small", { class: "quiet" }, move.does)));
     }
   }
   for (const slider of document.querySelectorAll("[data-move]")) {
@@ -205,15 +227,17 @@ function result(editor) {
   link($("saved"), files.edited);
   if (files.edited) {
     const { kind, bytes, outside, changed } = files.edited;
-    const base = (state.name ?? "photo").replace(/\.[^.]*$/, "");
+    const base = baseName(state);
     fileLink($("saved-file"), editor, `edited-${kind}`, `${base}-edited.${{ jpeg: "jpg", tiff: "tif" }[kind] ?? kind}`);
     fileLink($("saved-recipe"), editor, "recipe", `${base}.toml`);
     const same = outside === 0 ? "all else is the same to the bit" : `the encoding changes the rest by at most ${outside} of 255`;
     $("saved-words").textContent = `${(bytes / 1e6).toFixed(1)} MB; ${changed ? same : "nothing changed"}.`;
   }
   $("film-file").hidden = !files.film;
-  if (files.film) fileLink($("film-file"), editor, `film-${files.film.kind}`, `drag.${files.film.kind}`);
+  if (files.film) fileLink($("film-file"), editor, `film-${files.film.kind}`, `${baseName(state)}.${files.film.kind}`);
 }
+
+const baseName = ({ name }) => (name ?? "photo").replace(/\.[^.]*$/, "").replace(/-edited$/, "");
 
 const link = (part, there) => { part.hidden = !there; };
 
@@ -226,19 +250,27 @@ function face(editor) {
   const { state, files } = editor;
   if (!state) return;
   const faces = state.faces ?? [];
+  for (const option of $("film-kind").options) option.hidden = option.disabled = !state.films.includes(option.value);
   const box = JSON.stringify(state.aligned?.box);
   const chosen = faces.findIndex((one) => JSON.stringify(one) === box);
-  $("faces").replaceChildren(
-    ...(faces.length < 2 ? [] : faces.map((_, i) => {
+  const stamp = `${editor.id} ${faces.length} ${chosen}`;
+  if ($("faces").dataset.stamp !== stamp) { // a button that is made anew while it is pressed is not pressed
+    $("faces").dataset.stamp = stamp;
+    const buttons = faces.map((_, i) => {
       const attributes = { type: "button", "aria-pressed": String(i === chosen), onclick: () => editor.ask({ do: "align", face: i + 1 }) };
       return element("button", attributes, `Face ${i + 1}`);
-    })),
-  );
+    });
+    $("faces").replaceChildren(...(faces.length > 1 ? buttons : []));
+  }
+  if (state.kind && $("kind").dataset.of !== editor.id) {
+    $("kind").dataset.of = editor.id;
+    $("kind").value = state.kind; // as the photo is
+  }
   $("likeness").hidden = $("report").hidden = !state.inverted;
   if (state.inverted) {
-    const stamp = JSON.stringify(state.inverted.metrics) + box;
-    if ($("likeness").dataset.stamp !== editor.id + stamp) {
-      $("likeness").dataset.stamp = editor.id + stamp;
+    const shown = editor.id + JSON.stringify(state.inverted.metrics) + box;
+    if ($("likeness").dataset.stamp !== shown) {
+      $("likeness").dataset.stamp = shown;
       for (const what of ["aligned", "inverted"]) $(what).src = fileUrl(editor.id, what, Date.now());
       $("likeness-words").textContent = likeness(state.inverted);
     }
@@ -252,13 +284,15 @@ export async function recent(editor) {
   const found = await sessions().catch(() => []);
   $("recent").hidden = !found.length;
   $("recent").querySelector("ul").replaceChildren(
-    ...found.map(({ id, name }) =>
+    ...found.map(({ id, name, used, edited }) =>
       element(
         "li", {},
-        element("a", { href: `#${id}`, title: name }, element("img", { src: fileUrl(id, "view"), alt: "", loading: "lazy" }), name),
+        element("a", { href: `#${id}`, title: name }, element("img", { src: fileUrl(id, "view"), alt: "", loading: "lazy" }), name,
+          element("small", { class: "quiet" }, `${edited ? "edited, " : ""}${new Date(used * 1000).toLocaleString([], { dateStyle: "short", timeStyle: "short" })}`)),
         element("button", {
           type: "button", "aria-label": `Forget ${name}`, title: "Forget this photo and its edits",
           onclick: async () => {
+            if (!confirm(`Forget ${name} and its edits? What was saved elsewhere stays.`)) return;
             await forget(id).catch((error) => { editor.alert = error.message; });
             recent(editor);
           },

@@ -107,6 +107,22 @@ const within = ([width, height], [x, y]) => [
   Math.min(Math.max(x, 0), width - 1), Math.min(Math.max(y, 0), height - 1),
 ];
 
+// A place of the photo in pixels of the crop, and back.
+function toCrop({ to_photo: m }, [x, y]) {
+  const [a, b, c, d] = [m[0][0], m[0][1], m[1][0], m[1][1]];
+  const [u, v, det] = [x - m[0][2], y - m[1][2], a * d - b * c];
+  return [(d * u - b * v) / det, (a * v - c * u) / det];
+}
+
+const inside = (aligned, place) => Boolean(aligned) && toCrop(aligned, place).every((value) => value >= 0 && value <= aligned.size - 1);
+
+function clamped(aligned, place) {
+  if (inside(aligned, place)) return place;
+  const [x, y] = toCrop(aligned, place).map((value) => Math.min(Math.max(value, 0), aligned.size - 1));
+  const m = aligned.to_photo;
+  return [m[0][0] * x + m[0][1] * y + m[0][2], m[1][0] * x + m[1][1] * y + m[1][2]];
+}
+
 // A press on a target or a handle moves it; elsewhere it places a point whose target is where the pointer is let go.
 function pointed(editor, x, y) {
   const spot = (p, key) => (key === "t" ? toScreen(editor.view, p.tx, p.ty) : toScreen(editor.view, p.x, p.y));
@@ -124,8 +140,12 @@ function pointed(editor, x, y) {
   if (!best) {
     const place = toPhoto(editor.view, x, y);
     if (within(editor.state.size, place).some((value, i) => Math.abs(value - place[i]) > 0.5)) return panned(editor, x, y);
-    const id = editor.addPoint(...place);
-    best = { id, key: "t", isNew: true };
+    if (!inside(editor.state.aligned, place)) {
+      if (editor.state.aligned) editor.alert = "Points lie within the dashed frame: that is what the model sees.";
+      return panned(editor, x, y);
+    }
+    const { id, offset } = editor.addPoint(...place);
+    best = { id, key: "t", isNew: true, offset };
   } else {
     editor.selected = best.id;
     editor.remember();
@@ -134,7 +154,9 @@ function pointed(editor, x, y) {
     move(nx, ny) {
       far ||= Math.hypot(nx - start[0], ny - start[1]) > 3;
       if (!far) return;
-      const [px, py] = within(editor.state.size, toPhoto(editor.view, nx, ny));
+      const [dx, dy] = best.offset ?? [0, 0]; // a handle that snapped takes its target along
+      const [ax, ay] = toPhoto(editor.view, nx, ny);
+      const [px, py] = within(editor.state.size, clamped(editor.state.aligned, [ax + dx, ay + dy]));
       editor.place(best.id, best.key === "t" ? { tx: px, ty: py } : { x: px, y: py });
     },
     end() {
@@ -154,6 +176,7 @@ function painted(editor, event, x, y) {
   const radius = (e) => Math.max((editor.brush.size / 2) * scale * (e.pointerType === "pen" ? 0.5 + e.pressure / 2 : 1), 1);
   editor.remember(true);
   const before = editor.undos.past.at(-1);
+  editor.showsMask = true;
   editor.mask.begin(paints);
   let last = toView(x, y);
   editor.mask.touch(...last, radius(event), editor.brush.soft, paints);
@@ -186,7 +209,7 @@ function boxed(editor, x, y) {
       const [px, py] = start;
       const box = editor.box;
       editor.box = null;
-      const chosen = editor.state.faces.findIndex(([x0, y0, x1, y1]) => px >= x0 && px <= x1 && py >= y0 && py <= y1);
+      const chosen = (editor.state.faces ?? []).findIndex(([x0, y0, x1, y1]) => px >= x0 && px <= x1 && py >= y0 && py <= y1);
       if (box && box[2] - box[0] >= LEAST_BOX && box[3] - box[1] >= LEAST_BOX) {
         editor.ask({ do: "align", box: box.map((value) => Math.round(value * 10) / 10) });
       } else if (chosen >= 0) {

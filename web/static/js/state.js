@@ -1,6 +1,8 @@
 // What is drawn and not yet dragged, as values: every change makes a new one, so that undo is a list of them.
 // Points: {id, x, y, tx, ty}, photo pixels: the handle and its target. Moves: name → number.
 
+import { LOST } from "./words.js";
+
 export const EMPTY = Object.freeze({ points: [], moves: {} });
 
 const MOST_UNDOS = 100;
@@ -33,15 +35,21 @@ export const arrows = (draft) =>
 
 export const fromArrows = (pairs) => pairs.map(([x, y, tx, ty]) => ({ id: nextId++, x, y, tx, ty }));
 
-// A drag is over: what arrived is done, the rest can go on from where it is.
+// A drag is over: what arrived is done; the rest, that of moves too, are points that can go on from where they are.
+// With the ids of those that were lost.
 export function afterDrag(draft, drag, stop) {
   const sent = draft.points.filter((p) => p.x !== p.tx || p.y !== p.ty);
-  const left = sent.flatMap((p, i) => {
-    const handle = drag.handles[i];
-    if (!handle || drag.outcome === "REACHED" || handle.distance_end <= stop) return [];
-    return [{ ...p, x: handle.end[0], y: handle.end[1] }];
-  });
-  return { points: left, moves: {} };
+  const points = [];
+  const lost = [];
+  if (drag.outcome !== "REACHED") {
+    drag.handles.forEach((handle, i) => {
+      if (handle.distance_end <= stop) return;
+      const id = sent[i]?.id ?? nextId++;
+      points.push({ id, x: handle.end[0], y: handle.end[1], tx: handle.target[0], ty: handle.target[1] });
+      if (handle.confidence <= LOST) lost.push(id);
+    });
+  }
+  return { draft: { points, moves: {} }, lost };
 }
 
 // The nearest landmark's place, or the point itself where none is near.

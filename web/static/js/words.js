@@ -2,6 +2,12 @@
 
 const px = (x) => `${x.toFixed(1)} px`;
 
+// A sentence begins with a capital, but not where its first word is a file's name.
+export const capital = (words) => words.replace(/^[a-z]+(?=[ ,])/, (word) => word[0].toUpperCase() + word.slice(1));
+
+// A verdict without what the command line is told to try.
+const plainly = (verdict) => verdict.replace(/ \([^)]*\)?.*/s, "").replace(/[.;,]$/, "");
+
 const names = (numbers) => (numbers.length === 1 ? `Point ${numbers[0]} was` : `Points ${numbers.join(", ")} were`);
 
 export const LOST = 0.1; // confidence at which a handle is lost
@@ -29,14 +35,15 @@ export function ending(drag) {
 // What to know before the first drag.
 export function found({ faces, inverted, aligned }) {
   const words = [];
-  if (faces.length > 1 && aligned.detector !== "whole") words.push(`${faces.length} faces were found. Another is chosen under Face and likeness.`);
-  if (inverted.verdict && !inverted.verdict.startsWith("inside")) words.push(`The photo lies ${inverted.verdict}.`);
+  if ((faces ?? []).length > 1 && aligned.detector !== "whole") words.push(`${faces.length} faces were found. Another is chosen with the tool Face, or under Face and likeness.`);
+  if (inverted.verdict && !inverted.verdict.startsWith("inside")) words.push(`The photo lies ${plainly(inverted.verdict)}.`);
   return words.join(" ");
 }
 
 const TASKS = {
   open: "Looking for faces",
   align: "Cutting out the face",
+  further: "Keeping this edit, for the next face",
   invert: "Learning the face",
   run: "Dragging",
   place: "Putting it into the photo",
@@ -62,11 +69,10 @@ export function likeness({ metrics, verdict, loss }) {
     metrics.psnr == null ? null : `PSNR ${metrics.psnr} dB`,
     metrics.ssim == null ? null : `SSIM ${metrics.ssim}`,
   ].filter(Boolean);
-  return `Cut out (left) and as the model shows it. ${figures.join(", ")}. ${verdict ? `It lies ${verdict}.` : ""}`;
+  return `Cut out (left) and as the model shows it. ${figures.join(", ")}. ${verdict ? `It lies ${plainly(verdict)}.` : ""}`;
 }
 
 export const HINTS = {
-  "no-face": "Draw a box around it with the tool Face box, or take the whole picture.",
   point: "Move or remove that point.",
   "mask-empty": "Paint what may move, or press All.",
 };
@@ -77,7 +83,7 @@ export const KEYS = [
   ["Delete", "remove the selected point"],
   ["Arrows", "move the selected point's target; with Shift its handle"],
   ["[ and ]", "a smaller, a larger brush"],
-  ["V, P, E, H, F", "tools: points, paint, erase, pan, face box"],
+  ["V, P, E, H, F", "tools: points, paint, erase, pan, face"],
   ["B (hold)", "see the photo as it was"],
   ["S", "split: before on the left, after on the right"],
   ["+, −, 0", "zoom in, out, to fit"],
