@@ -362,7 +362,7 @@ def test_ctrl_c_while_inverting(finished: tuple[Path, Path], tmp_path: Path, own
     """Exit 130, one line; the next run goes on where it was, and ends with the bytes of a run without a break."""
     shutil.copy(finished[0] / "a.png", tmp_path)
     config = '[align]\ndetector = "cascade"\n[inversion]\nperceptual = "embedded"\nsteps_w = 3\n'
-    (tmp_path / "c.toml").write_text(config + 'steps_w_plus = 60\ntune = "none"\n[drag]\nlr = 0.02\nmax_steps = 12\n')
+    (tmp_path / "c.toml").write_text(config + 'steps_w_plus = 30\ntune = "none"\n[drag]\nlr = 0.02\nmax_steps = 12\n')
     edit = ["edit", "a.png", "-o", "out.png", "--drag", DRAG, "-w", "work", "--config", "c.toml"]
     assert process(*edit, cwd=tmp_path).code == 0
     wanted = {path.name: path.read_bytes() for path in (tmp_path / "work").iterdir()}
