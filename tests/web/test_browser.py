@@ -447,7 +447,6 @@ def test_what_cannot_be_opened_is_said_on_the_empty_page(
     page.set_input_files("#file", tmp_path / "empty.png")
     expect(words).to_contain_text("empty")
     page.goto(f"{server.base}/#{'0' * 32}")
-    page.reload()
     expect(words).to_contain_text("no such session", timeout=SLOW)
     user.faults.clear()  # the browser counts a refused upload as an error
 

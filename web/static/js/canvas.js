@@ -1,7 +1,7 @@
 // Draws the stage from what the editor knows; called once a frame where something changed.
 
+import { LOST } from "./state.js";
 import { toScreen } from "./view.js";
-import { LOST } from "./words.js";
 
 const HANDLE = "#ff503c";
 const TARGET = "#5aa2ff";

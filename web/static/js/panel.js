@@ -68,7 +68,9 @@ function listen(editor) {
   $("brush-soft").addEventListener("input", ({ target }) => setBrush(editor, { soft: Number(target.value) }));
   for (const type of ["input", "change"]) {
     const done = type === "change";
-    $("step").addEventListener(type, ({ target }) => editor.at({ step: Number(target.value), strength: editor.state.drag.strength }, done));
+    $("step").addEventListener(type, ({ target }) => {
+      editor.at({ step: Number(target.value), strength: editor.state.drag.strength }, done);
+    });
     $("strength").addEventListener(type, ({ target }) => {
       editor.at({ step: editor.state.drag.chosen, strength: Number(target.value) }, done);
     });
@@ -189,7 +191,8 @@ function moveSliders(editor) {
   if (!$("moves").children.length) {
     for (const move of state.moves) {
       const slider = element("input", {
-        type: "range", id: `move-${move.name}`, min: move.low, max: move.high, step: move.unit === "degrees" ? 0.5 : 0.05, value: 0, "data-move": move.name,
+        type: "range", id: `move-${move.name}`, "data-move": move.name,
+        min: move.low, max: move.high, value: 0, step: move.unit === "degrees" ? 0.5 : 0.05,
         list: "zero",
         oninput: ({ target }) => {
           if (!target.dataset.held) editor.remember(); // once, however far it is moved
@@ -198,7 +201,9 @@ function moveSliders(editor) {
         },
         onchange: ({ target }) => delete target.dataset.held,
       });
-      $("moves").append(element("label", { class: "slider", for: `move-${move.name}`, title: `${move.does}; ${move.unit}` }, `${move.name} `, element("output"), slider, element("small", { class: "quiet" }, move.does)));
+      const about = { class: "slider", for: slider.id, title: `${move.does}; ${move.unit}` };
+      const does = element("small", { class: "quiet" }, move.does);
+      $("moves").append(element("label", about, `${move.name} `, element("output"), slider, does));
     }
   }
   for (const slider of document.querySelectorAll("[data-move]")) {
@@ -224,7 +229,7 @@ function result(editor) {
   $("step-out").textContent = `${step} of ${drag.steps}${step === drag.best ? ", the best" : ""}`;
   $("strength-out").textContent = Number(strength).toFixed(2);
   for (const id of ["save", "film"]) $(id).disabled = Boolean(busy);
-  link($("saved"), files.edited);
+  $("saved").hidden = !files.edited;
   if (files.edited) {
     const { kind, bytes, outside, changed } = files.edited;
     const base = baseName(state);
@@ -238,8 +243,6 @@ function result(editor) {
 }
 
 const baseName = ({ name }) => (name ?? "photo").replace(/\.[^.]*$/, "").replace(/-edited$/, "");
-
-const link = (part, there) => { part.hidden = !there; };
 
 function fileLink(anchor, editor, what, name) {
   anchor.href = fileUrl(editor.id, what, editor.files.stamp);
@@ -257,8 +260,9 @@ function face(editor) {
   if ($("faces").dataset.stamp !== stamp) { // a button that is made anew while it is pressed is not pressed
     $("faces").dataset.stamp = stamp;
     const buttons = faces.map((_, i) => {
-      const attributes = { type: "button", "aria-pressed": String(i === chosen), onclick: () => editor.ask({ do: "align", face: i + 1 }) };
-      return element("button", attributes, `Face ${i + 1}`);
+      const choose = () => editor.ask({ do: "align", face: i + 1 });
+      const about = { type: "button", "aria-pressed": String(i === chosen), onclick: choose };
+      return element("button", about, `Face ${i + 1}`);
     });
     $("faces").replaceChildren(...(faces.length > 1 ? buttons : []));
   }
@@ -279,6 +283,8 @@ function face(editor) {
   if (files.report) $("report-file").href = fileUrl(editor.id, "report", files.stamp);
 }
 
+const dated = (seconds) => new Date(seconds * 1000).toLocaleString([], { dateStyle: "short", timeStyle: "short" });
+
 // The photos opened before, on the empty page.
 export async function recent(editor) {
   const found = await sessions().catch(() => []);
@@ -288,7 +294,7 @@ export async function recent(editor) {
       element(
         "li", {},
         element("a", { href: `#${id}`, title: name }, element("img", { src: fileUrl(id, "view"), alt: "", loading: "lazy" }), name,
-          element("small", { class: "quiet" }, `${edited ? "edited, " : ""}${new Date(used * 1000).toLocaleString([], { dateStyle: "short", timeStyle: "short" })}`)),
+          element("small", { class: "quiet" }, `${edited ? "edited, " : ""}${dated(used)}`)),
         element("button", {
           type: "button", "aria-label": `Forget ${name}`, title: "Forget this photo and its edits",
           onclick: async () => {

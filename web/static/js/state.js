@@ -1,9 +1,9 @@
 // What is drawn and not yet dragged, as values: every change makes a new one, so that undo is a list of them.
 // Points: {id, x, y, tx, ty}, photo pixels: the handle and its target. Moves: name → number.
 
-import { LOST } from "./words.js";
-
 export const EMPTY = Object.freeze({ points: [], moves: {} });
+
+export const LOST = 0.1; // confidence at which a handle is lost
 
 const MOST_UNDOS = 100;
 const SNAP_REACH = 0.25; // distances of the eyes, as `realdrag edit --snap` has it

@@ -1,5 +1,7 @@
 // What people read.
 
+import { LOST } from "./state.js";
+
 const px = (x) => `${x.toFixed(1)} px`;
 
 // A sentence begins with a capital, but not where its first word is a file's name.
@@ -9,8 +11,6 @@ export const capital = (words) => words.replace(/^[a-z]+(?=[ ,])/, (word) => wor
 const plainly = (verdict) => verdict.replace(/ \([^)]*\)?.*/s, "").replace(/[.;,]$/, "");
 
 const names = (numbers) => (numbers.length === 1 ? `Point ${numbers[0]} was` : `Points ${numbers.join(", ")} were`);
-
-export const LOST = 0.1; // confidence at which a handle is lost
 
 // How a drag ended, and what to do about it.
 export function ending(drag) {
