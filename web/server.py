@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import secrets
+import signal
 import socket
 import sys
 import threading
@@ -49,6 +50,8 @@ def run(machine: Machine, photo: Path | None, host: str, port: int | None, show:
         sys.stderr.write("realdrag: whoever has this address can see and edit all photos in this editor\n")
     if show:
         threading.Timer(0.5, webbrowser.open, (start,)).start()
+    # uvicorn ends well, then raises the signal again: that would leave the engine's semaphores behind.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     server.run(sockets=[listener])
 
 

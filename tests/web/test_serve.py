@@ -232,7 +232,7 @@ def test_a_stopped_inversion_goes_on_and_ctrl_c_ends_all(
         page.ask(do="invert")
         assert page.ready()["name"] == "astronaut.png"
         children = psutil.Process(server.process.pid).children(recursive=True)
-        server.stop()  # Ctrl-C, with a page open
+        assert server.stop() == 130  # Ctrl-C, with a page open
     _, alive = psutil.wait_procs(children, 10)
     assert not alive
     assert "Traceback" not in server.said()
@@ -381,6 +381,8 @@ def test_another_host_needs_the_token_that_is_printed_once(new_server: Callable[
         assert page.status_code == 200
         assert "token" not in str(page.url)
         assert browser.get("/api/sessions").json() == []
+    assert server.stop(signal.SIGTERM) == 143
+    assert "leaked" not in server.said()
 
 
 @pytest.mark.parametrize(
