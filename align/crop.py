@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from realdrag import geometry
-from realdrag.align.detectors import Box, Detector, Face
+from realdrag.align.detectors import Box, Detector, Face, largest_first
 from realdrag.align.quad import quad_from_box, quad_from_landmarks, square, upright
 from realdrag.errors import InputError, NoFaceError
 from realdrag.geometry import Points
@@ -90,7 +90,7 @@ def align_region(
 
 def find_face(rgb: npt.NDArray[np.uint8], detector: Detector, face: int | None) -> Face:
     """Face number `face` of the photo (from 1, the largest first), or the largest."""
-    faces = sorted(detector.detect(rgb), key=lambda found: found.area, reverse=True)
+    faces = largest_first(detector.detect(rgb))
     if not faces:
         raise NoFaceError(f"no face was found (detector: {detector.name})", ELSE_HINT)
     number = 1 if face is None else face

@@ -49,6 +49,11 @@ class Detector(Protocol):
         """The face in a box that someone gave (inclusive photo pixels), with landmarks where they can be read."""
 
 
+def largest_first(faces: list[Face]) -> list[Face]:
+    """As faces are numbered."""
+    return sorted(faces, key=lambda face: face.area, reverse=True)
+
+
 @dataclass(frozen=True, eq=False)
 class Looked:
     """A detector that has looked at one photo: `faces`, the largest first. Boxes are still looked into."""
@@ -59,7 +64,7 @@ class Looked:
     @classmethod
     def at(cls, rgb: Picture, detector: Detector) -> Looked:
         """`detector`, once it has looked at `rgb`."""
-        return cls(detector, tuple(sorted(detector.detect(rgb), key=lambda face: face.area, reverse=True)))
+        return cls(detector, tuple(largest_first(detector.detect(rgb))))
 
     @property
     def name(self) -> str:

@@ -133,7 +133,7 @@ class Scene:
             change,
             self.mask,
             settings,
-            carry=lambda pixels, change: add_srgb_change(self.photo, pixels, change),
+            carry=self._carry,
             progress=Silent(),
         )
         return change, result
@@ -149,9 +149,12 @@ class Scene:
             picture,
             self.mask,
             self.settings,
-            carry=lambda pixels, change: add_srgb_change(self.photo, pixels, change),
+            carry=self._carry,
             progress=Silent(),
         ).photo.pixels
+
+    def _carry(self, pixels: npt.NDArray[Any], change: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        return add_srgb_change(self.photo, pixels, change)
 
 
 def draw(picture: npt.NDArray[np.uint8], to_frame: Matrix, drag: Drag, places: Points) -> Image.Image:
