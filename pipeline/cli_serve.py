@@ -54,6 +54,5 @@ def serve(
     flags = {"align": {"aligner": aligner, "detector": detector}}
     editor = Common(config, device, threads, precision, quiet=True).editor(model, preset, flags)
     _ = editor.resolution  # a model that is not there is told now
-    if photo is not None:
-        photos.read(photo)
-    run(Machine(model, editor.settings, device, threads, precision), photo, host, port, show)
+    opened = None if photo is None else photos.read(photo)
+    run(Machine(model, editor.settings, device, threads, precision), opened, host, port, show)

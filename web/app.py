@@ -7,6 +7,7 @@ import contextlib
 import sys
 import traceback
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -80,10 +81,8 @@ class App:
 
     @contextlib.asynccontextmanager
     async def _life(self, _: FastAPI) -> AsyncIterator[None]:
-        from realdrag.api import Editor
-
-        loop, machine = asyncio.get_running_loop(), self.machine
-        engine = Engine(machine)
+        loop = asyncio.get_running_loop()
+        engine = Engine(self.machine)
 
         def drawn(key: str, frame: bytes) -> None:
             with contextlib.suppress(RuntimeError):  # the loop is closed
@@ -94,10 +93,7 @@ class App:
                 for page in session.pages:
                     page.show(frame)
 
-        editor = Editor(
-            model=machine.model, settings=machine.settings, device=machine.device, precision=machine.precision
-        )
-        preview = Preview(editor, drawn)
+        preview = Preview(replace(self.machine, threads=None).editor(), drawn)
         self.sessions = Sessions(engine, preview)
         engine.start()
         preview.start()

@@ -40,6 +40,18 @@ class Machine:
     threads: int | None
     precision: str
 
+    def editor(self) -> Editor:
+        """An editor that computes so."""
+        from realdrag.api import Editor
+
+        return Editor(
+            model=self.model,
+            settings=self.settings,
+            device=self.device,
+            threads=self.threads,
+            precision=self.precision,
+        )
+
 
 class Client(Protocol):
     """Whose task it is."""
@@ -162,17 +174,10 @@ class Engine:
 def serve(pipe: Connection, stop: Event, machine: Machine) -> None:
     """The process: one task after another, until the pipe is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends its process
-    from realdrag.api import Editor
     from realdrag.devices import keep_pages
 
     keep_pages()
-    editor = Editor(
-        model=machine.model,
-        settings=machine.settings,
-        device=machine.device,
-        threads=machine.threads,
-        precision=machine.precision,
-    )
+    editor = machine.editor()
     with contextlib.suppress(Exception):  # the first task says why it cannot be loaded
         _ = editor.spread
     while True:

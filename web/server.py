@@ -10,11 +10,11 @@ import socket
 import sys
 import threading
 import webbrowser
-from pathlib import Path
 
 import uvicorn
 
 from realdrag.errors import InputError
+from realdrag.values import Photo
 from realdrag.web.app import App
 from realdrag.web.engine import Machine
 from realdrag.web.folder import new_session
@@ -23,7 +23,7 @@ PORTS = range(8765, 8785)  # tried in turn where none is named
 MOST_MESSAGE = 1 << 20  # bytes of a WebSocket message: 200 points take 20 kB
 
 
-def run(machine: Machine, photo: Path | None, host: str, port: int | None, show: bool) -> None:
+def run(machine: Machine, photo: Photo | None, host: str, port: int | None, show: bool) -> None:
     """Serve until interrupted. photo: opened at once. show: in the user's browser."""
     listener = bound(host, port)
     token = None if is_local(host) else secrets.token_urlsafe(24)
@@ -43,7 +43,7 @@ def run(machine: Machine, photo: Path | None, host: str, port: int | None, show:
             server_header=False,
         )
     )
-    opened = "" if photo is None else f"#{new_session(photo.name, photo.read_bytes())}"
+    opened = "" if photo is None else f"#{new_session(photo.name, photo.data)}"
     start = f"{address}{f'?token={token}' if token else ''}{opened}"
     sys.stderr.write(f"realdrag: the editor is at {start} (Ctrl-C ends it)\n")
     if token:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from realdrag.stages import (
     show_drag,
     stored_latent,
 )
+from realdrag.values import Photo
 from realdrag.web import folder as folders
 from realdrag.web.tasks import Align, Back, Film, Further, Invert, Open, Place, Report, Run, Save, Task, Teller
 from realdrag.workfolder import WorkFolder
@@ -38,14 +40,14 @@ def perform(editor: Editor, path: Path, task: Task, teller: Teller) -> dict[str,
     match task:
         case Open():
             return open_photo(editor, work, teller)
-        case Align(face, box, whole):
-            return align(editor, work, Align(face, box, whole))
+        case Align():
+            return align(editor, work, task)
         case Further(choice):
             return further(editor, work, choice)
         case Invert():
             teller.plan = planned(editor)
             with alone(editor, work):
-                return {"cache": invert_stage(editor, work, teller.sharpened)[1]}
+                invert_stage(editor, work, teller.sharpened)
         case Run():
             teller.breaks = False
             return run(editor, work, task, teller)
@@ -55,11 +57,13 @@ def perform(editor: Editor, path: Path, task: Task, teller: Teller) -> dict[str,
                 if step is not None and step > drag.steps:
                     raise InputError(f"step {step}: the drag has steps 0 to {drag.steps}", code="step")
                 place_stage(editor, work, step, strength)
-                show(editor, work)
+                show(editor, work, work.photo())
         case Back(by):
             with alone(editor, work):
-                history_stage(work, by)
-                show(editor, work)
+                if history_stage(work, by) is None:
+                    folders.forget_after(work)
+                else:
+                    show(editor, work, work.photo())
         case Save(kind):
             return save(editor, work, kind)
         case Film(kind):
@@ -105,8 +109,7 @@ def further(editor: Editor, work: WorkFolder, choice: Align) -> dict[str, Any]:
         composite_stage(editor, work, work.photo(), output, "png")
     about = folders.read_json(work.path / "opened.json")
     name = Path(str(about.get("name", "photo"))).stem.removesuffix("-edited") + "-edited.png"
-    wanted = {"face": choice.face, "box": choice.box, "whole": choice.whole}
-    return {"opens": folders.new_session(name, output.read_bytes(), wanted)}
+    return {"opens": folders.new_session(name, output.read_bytes(), asdict(choice))}
 
 
 def planned(editor: Editor) -> dict[str, int]:
@@ -127,16 +130,12 @@ def run(editor: Editor, work: WorkFolder, task: Run, teller: Teller) -> dict[str
             mask = np.full((photo.size[1], photo.size[0]), 255, np.uint8)  # else that of the drag before stays
         wanted = Wanted([(Spot(x, y), Spot(x2, y2)) for x, y, x2, y2 in task.points], dict(task.moves))
         drag_stage(editor, work, photo, wanted, mask=mask, go_on=go_on, cancelled=teller.stopped, watch=teller.moved)
-        show(editor, work)
+        show(editor, work, photo)
     return {}
 
 
-def show(editor: Editor, work: WorkFolder) -> None:
-    """after.png of what the folder holds now, from the result in full size."""
-    if not work.whole_drag():
-        folders.forget_after(work)
-        return
-    photo = work.photo()
+def show(editor: Editor, work: WorkFolder, photo: Photo) -> None:
+    """after.png of the drag that the folder holds, from the result in full size."""
     folders.put_after(work, photo, composite_stage(editor, work, photo, None))
 
 
