@@ -21,6 +21,21 @@ class Message(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class Drawn(Message):
+    """What is to be dragged. masked: within the mask that was sent before."""
+
+    points: Annotated[tuple[Arrow, ...], Field(max_length=MOST_POINTS)] = ()
+    moves: Moves = {}
+    masked: bool = False
+
+
+class Along(Message):
+    """A place on the way of the drag: a step (None: its best) and a strength."""
+
+    step: Step | None = None
+    strength: Strength = 1.0
+
+
 class Align(Message):
     """Take this face (from 1), or that in the box, or the whole picture; nothing: the largest face.
 
@@ -39,13 +54,10 @@ class Invert(Message):
     do: Literal["invert"]
 
 
-class Run(Message):
-    """Drag. masked: within the mask that was sent before."""
+class Run(Drawn):
+    """Drag."""
 
     do: Literal["drag"]
-    points: Annotated[tuple[Arrow, ...], Field(max_length=MOST_POINTS)] = ()
-    moves: Moves = {}
-    masked: bool = False
 
 
 class Stop(Message):
@@ -54,20 +66,16 @@ class Stop(Message):
     do: Literal["stop"]
 
 
-class Look(Message):
-    """Show the drag at a step or at a strength, quickly, for as long as a slider is held."""
+class Look(Along):
+    """Show the drag there, quickly, for as long as a slider is held."""
 
     do: Literal["look"]
-    step: Step | None = None
-    strength: Strength = 1.0
 
 
-class Place(Message):
-    """Take the drag at a step (None: its best) and a strength."""
+class Place(Along):
+    """Take the drag there."""
 
     do: Literal["place"]
-    step: Step | None = None
-    strength: Strength = 1.0
 
 
 class Undo(Message):
@@ -109,13 +117,10 @@ class Report(Message):
     do: Literal["report"]
 
 
-class Draft(Message):
+class Draft(Drawn):
     """What the page has drawn and not yet dragged, so that a reload shows it again."""
 
     do: Literal["draft"]
-    points: Annotated[tuple[Arrow, ...], Field(max_length=MOST_POINTS)] = ()
-    moves: Moves = {}
-    masked: bool = False
 
 
 Anything = Annotated[

@@ -7,7 +7,7 @@ is left out.
 from __future__ import annotations
 
 import contextlib
-import io
+import json
 import struct
 import sys
 import threading
@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
+
+from realdrag.web.folder import drawn_mask, encoded, read_json
 
 if TYPE_CHECKING:
     from realdrag.api import Editor
@@ -160,14 +162,13 @@ class Preview:
 
         generator = self.editor.generator
         picture = painter(generator, w_plus, None, choose_block(generator, "auto"))(w_plus)
-        return frame("sharpened", {}, encoded(Image.fromarray(picture)))
+        return frame("sharpened", {}, webp(Image.fromarray(picture)))
 
     def _stage(self, session: str, path: Path, masked: bool, looking: bool) -> Staged:
         """The scene of the drag under way, or of the one that the folder holds."""
         from realdrag import photo as photos
         from realdrag.film import Scene
         from realdrag.stages import stored_latent
-        from realdrag.web.folder import drawn_mask
         from realdrag.workfolder import WorkFolder
 
         work = WorkFolder(path)
@@ -196,7 +197,7 @@ class Preview:
         if result.region is None:
             return b""
         alpha = (result.region > 0)[..., None].astype(np.uint8) * np.uint8(255)
-        return encoded(Image.fromarray(np.concatenate([result.photo.pixels, alpha], 2)))
+        return webp(Image.fromarray(np.concatenate([result.photo.pixels, alpha], 2)))
 
 
 def looked_at(drag: Drag | None, wish: Looked) -> tuple[Latents, list[list[float]], dict[str, Any]]:
@@ -211,22 +212,16 @@ def looked_at(drag: Drag | None, wish: Looked) -> tuple[Latents, list[list[float
 
 def photo_size(path: Path) -> tuple[int, int]:
     """(width, height) of the session's photo."""
-    from realdrag.web.folder import read_json
-
     width, height = read_json(path / "opened.json")["size"]
     return int(width), int(height)
 
 
-def encoded(image: Image.Image) -> bytes:
+def webp(image: Image.Image) -> bytes:
     """The quickest kind of file that carries transparency to a browser."""
-    out = io.BytesIO()
-    image.save(out, "WEBP", quality=90, method=0)
-    return out.getvalue()
+    return encoded(image, "WEBP", quality=90, method=0)
 
 
 def frame(kind: str, about: dict[str, Any], picture: bytes) -> bytes:
     """A WebSocket message: the length of the JSON (4 bytes, little-endian), the JSON, the picture."""
-    import json
-
     head = json.dumps({"kind": kind} | about).encode()
     return struct.pack("<I", len(head)) + head + picture
