@@ -30,15 +30,16 @@ export const withMove = (draft, name, number) => ({ ...draft, moves: { ...draft.
 export const hasMoves = (draft) => Object.values(draft.moves).some((number) => number !== 0);
 
 // Points that go nowhere are pins under construction: they are not sent.
-export const arrows = (draft) =>
-  draft.points.filter((p) => p.x !== p.tx || p.y !== p.ty).map((p) => [p.x, p.y, p.tx, p.ty]);
+const going = (draft) => draft.points.filter((p) => p.x !== p.tx || p.y !== p.ty);
+
+export const arrows = (draft) => going(draft).map((p) => [p.x, p.y, p.tx, p.ty]);
 
 export const fromArrows = (pairs) => pairs.map(([x, y, tx, ty]) => ({ id: nextId++, x, y, tx, ty }));
 
 // A drag is over: what arrived is done; the rest, that of moves too, are points that can go on from where they are.
 // With the ids of those that were lost.
 export function afterDrag(draft, drag, stop) {
-  const sent = draft.points.filter((p) => p.x !== p.tx || p.y !== p.ty);
+  const sent = going(draft);
   const points = [];
   const lost = [];
   if (drag.outcome !== "REACHED") {
